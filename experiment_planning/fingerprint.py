@@ -1,0 +1,187 @@
+"""The fingerprint: what the planner needs to know of a dataset, measured once per series."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from odiff.data.body import body_box, body_mask
+from odiff.dataset import Case, Dataset, Series
+from odiff.errors import DatasetError, OdiffError
+from odiff.experiment_planning.parallel import run_parallel
+from odiff.geometry import canonical_frame, canonical_spacing, read_mask, read_volume, to_canonical
+from odiff.plan import from_plain, to_plain
+from odiff.storage import read_json, write_json
+
+FINGERPRINT = "dataset_fingerprint.json"
+PERCENTILES = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
+
+
+@dataclass(frozen=True)
+class SeriesFingerprint:
+    """One series in its canonical frame; `stamp` changes when its files do."""
+
+    name: str
+    view: str
+    stamp: str
+    spacing_zyx_mm: tuple[float, float, float]
+    shape_zyx: tuple[int, int, int]
+    intensities: tuple[float, ...]
+    label_volumes_ml: dict[str, float]
+    is_masked: bool
+
+
+@dataclass(frozen=True)
+class ViewFingerprint:
+    """All series of a view; shapes and extents are those of the body crop."""
+
+    view: str
+    series: int
+    masked: int
+    spacings_zyx_mm: tuple[tuple[float, float, float], ...]
+    shapes_zyx: tuple[tuple[int, int, int], ...]
+    extents_zyx_mm: tuple[tuple[float, float, float], ...]
+    anisotropy: float
+    intensity_percentiles: dict[str, float]
+    label_frequency: dict[str, float]
+    label_volume_ml: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What dataset_fingerprint.json holds."""
+
+    dataset: str
+    cases: int
+    patients: int
+    unknown_laterality: int
+    has_laterality: bool
+    diagnoses: dict[str, dict[str, int]]
+    groups: dict[str, dict[str, int]]
+    views: dict[str, ViewFingerprint]
+    series: dict[str, SeriesFingerprint]
+
+
+def file_stamp(series: Series) -> str:
+    """Size and time of the files of a series; another one means they changed."""
+    parts = []
+    for path in (series.image, series.mask):
+        if path is not None:
+            status = path.stat()
+            parts.append(f"{status.st_size}-{status.st_mtime_ns}")
+    return "+".join(parts)
+
+
+def fingerprint_series(series: Series, labels: dict[str, int]) -> SeriesFingerprint:
+    """Measure one series; the intensities are percentiles inside the body.
+
+    Raises
+    ------
+    ImageError
+        A file cannot be read.
+    """
+    volume = read_volume(series.image)
+    frame = canonical_frame(volume.grid, series.view)
+    image = to_canonical(volume.array, frame)
+    body = body_mask(image)
+    box = body_box(body)
+    depth, rows, columns = (high - low for low, high in box)
+    values = np.percentile(image[body], PERCENTILES)
+    volumes = {} if series.mask is None else _label_volumes(series.mask, labels)
+    return SeriesFingerprint(
+        series.name, series.view, file_stamp(series), canonical_spacing(volume.grid, frame), (depth, rows, columns),
+        tuple(float(value) for value in values), volumes, series.mask is not None,
+    )  # fmt: skip
+
+
+def _label_volumes(path: Path, labels: dict[str, int]) -> dict[str, float]:
+    mask = read_mask(path)
+    voxel_ml = float(np.prod(mask.grid.spacing_zyx_mm)) / 1000
+    values, counts = np.unique(mask.array, return_counts=True)
+    found = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return {name: round(found.get(value, 0) * voxel_ml, 4) for name, value in labels.items() if value}
+
+
+def fingerprint_dataset(
+    dataset: Dataset, folder: Path, views: Sequence[str], processes: int = 2
+) -> tuple[Fingerprint, int]:
+    """Measure every series of `views`, reusing what ``dataset_fingerprint.json`` in `folder` still knows.
+
+    Returns
+    -------
+    The fingerprint, also written to `folder`, and how many series were measured anew.
+    """
+    path = folder / FINGERPRINT
+    known = _known_series(path)
+    wanted = [series for case in dataset.cases for series in case.series if series.view in views]
+    fresh = [s for s in wanted if s.name not in known or known[s.name].stamp != file_stamp(s)]
+    jobs = [(series, dataset.description.labels) for series in fresh]
+    for _, result in run_parallel(fingerprint_series, jobs, processes, "fingerprint"):
+        known[result.name] = result
+    found = {series.name: known[series.name] for series in wanted}
+    fingerprint = summarise(dataset, found)
+    write_json(path, to_plain(fingerprint))
+    return fingerprint, len(fresh)
+
+
+def _known_series(path: Path) -> dict[str, SeriesFingerprint]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(read_fingerprint(path).series)
+    except OdiffError:
+        return {}
+
+
+def read_fingerprint(path: Path) -> Fingerprint:
+    """Read ``dataset_fingerprint.json``."""
+    return from_plain(
+        Fingerprint, read_json(path, DatasetError, "run odiff_plan_and_preprocess again"), str(path), DatasetError
+    )
+
+
+def summarise(dataset: Dataset, series: dict[str, SeriesFingerprint]) -> Fingerprint:
+    """The dataset's fingerprint from those of its series."""
+    cases = dataset.cases
+    views = sorted({one.view for one in series.values()})
+    diagnoses = {name: _states(cases, name) for name in dataset.description.diagnoses}
+    return Fingerprint(
+        dataset=dataset.folder.name, cases=len(cases), patients=len({case.patient for case in cases}),
+        unknown_laterality=sum(case.laterality is None for case in cases),
+        has_laterality=any(case.laterality is not None for case in cases), diagnoses=diagnoses,
+        groups={name: _counts(cases, name) for name in dataset.description.groups},
+        views={view: _summarise_view(view, [s for s in series.values() if s.view == view]) for view in views}, series=series,
+    )  # fmt: skip
+
+
+def _states(cases: Sequence[Case], diagnosis: str) -> dict[str, int]:
+    known = [case.diagnoses.get(diagnosis) for case in cases]
+    return {"positive": known.count(1), "negative": known.count(0), "unknown": known.count(None)}
+
+
+def _counts(cases: Sequence[Case], group: str) -> dict[str, int]:
+    values = [case.groups.get(group) or "unknown" for case in cases]
+    return {value: values.count(value) for value in sorted(set(values))}
+
+
+def _summarise_view(view: str, series: list[SeriesFingerprint]) -> ViewFingerprint:
+    masked = [one for one in series if one.is_masked]
+    names = sorted({name for one in masked for name in one.label_volumes_ml})
+    volumes = {name: [one.label_volumes_ml.get(name, 0.0) for one in masked] for name in names}
+    intensities = np.median([one.intensities for one in series], axis=0)
+    spacings = np.asarray([one.spacing_zyx_mm for one in series])
+    return ViewFingerprint(
+        view=view, series=len(series), masked=len(masked),
+        spacings_zyx_mm=tuple(one.spacing_zyx_mm for one in series), shapes_zyx=tuple(one.shape_zyx for one in series),
+        extents_zyx_mm=tuple(_extent(one) for one in series),
+        anisotropy=round(float(np.median(spacings[:, 0] / spacings[:, 1:].max(axis=1))), 3),
+        intensity_percentiles={str(p): float(v) for p, v in zip(PERCENTILES, intensities, strict=True)},
+        label_frequency={name: round(float(np.mean(np.asarray(v) > 0)), 4) for name, v in volumes.items()},
+        label_volume_ml={name: round(float(np.median(v)), 4) for name, v in volumes.items()},
+    )  # fmt: skip
+
+
+def _extent(series: SeriesFingerprint) -> tuple[float, float, float]:
+    a, b, c = (round(n * s, 3) for n, s in zip(series.shape_zyx, series.spacing_zyx_mm, strict=True))
+    return a, b, c

@@ -1,0 +1,21 @@
+"""What the planner is told of the computer it runs on."""
+
+import psutil
+import torch
+
+from odiff.experiment_planning.planner import Machine
+from odiff.training.device import choose_device, is_bf16_fast
+
+SHARE_OF_RAM = 0.6
+SHARE_OF_GPU = 0.85
+
+
+def this_machine(memory_gb: float | None = None, device: str = "auto") -> Machine:
+    """This computer, with `memory_gb` in place of what is free of its memory."""
+    chosen = choose_device(device)
+    if memory_gb is None:
+        if chosen.type == "cuda":
+            memory_gb = SHARE_OF_GPU * torch.cuda.get_device_properties(chosen).total_memory / 2**30
+        else:
+            memory_gb = SHARE_OF_RAM * psutil.virtual_memory().available / 2**30
+    return Machine(memory_gb, is_bf16_fast(chosen), chosen.type)

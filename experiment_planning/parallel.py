@@ -1,0 +1,59 @@
+"""Work on many files at once, with a bar, in processes that import little."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def run_parallel(
+    work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], processes: int, title: str
+) -> Iterator[tuple[int, T]]:
+    """Yield (number of the job, result) as they finish.
+
+    At most two jobs a process are waiting, so that memory does not grow with the dataset. The first exception stops
+    what has not started and is raised.
+    """
+    bar = tqdm(total=len(jobs), desc=title, unit="series", disable=not jobs)
+    with bar:
+        if processes <= 1 or len(jobs) <= 1:
+            for number, job in enumerate(jobs):
+                yield number, work(*job)
+                bar.update()
+            return
+        yield from _in_pool(work, jobs, processes, bar)
+
+
+def _in_pool(
+    work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], processes: int, bar: tqdm
+) -> Iterator[tuple[int, T]]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=_one_thread) as pool:
+        waiting: dict[Any, int] = {}
+        queue: Iterable[int] = iter(range(len(jobs)))
+        try:
+            for number in queue:
+                waiting[pool.submit(work, *jobs[number])] = number
+                if len(waiting) >= 2 * processes:
+                    yield from _finished(waiting, bar)
+            while waiting:
+                yield from _finished(waiting, bar)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(waiting: dict[Any, int], bar: tqdm) -> Iterator[tuple[int, Any]]:
+    future = next(as_completed(waiting))
+    number = waiting.pop(future)
+    bar.update()
+    yield number, future.result()
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,125 @@
+"""The first stage as one function: a raw dataset folder in, a plan and preprocessed volumes out."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from odiff.dataset import Dataset, find_dataset, load_dataset
+from odiff.errors import DatasetError, PlanError
+from odiff.experiment_planning.fingerprint import fingerprint_dataset
+from odiff.experiment_planning.machine import this_machine
+from odiff.experiment_planning.planner import plan_dataset
+from odiff.experiment_planning.preprocess import SPLITS, preprocess_dataset, without_cases
+from odiff.experiment_planning.presets import read_preset
+from odiff.experiment_planning.verify import verify_dataset
+from odiff.plan import Plan, apply_overrides, plan_from_plain, read_plan, to_plain, write_plan
+
+log = logging.getLogger(__name__)
+PLANS = "plans.json"
+
+
+@dataclass(frozen=True)
+class PlanningOptions:
+    """The flags of odiff_plan_and_preprocess."""
+
+    preset: str = "default"
+    memory_gb: float | None = None
+    views: tuple[str, ...] = ()
+    processes: int = 2
+    overrides: tuple[str, ...] = ()
+    like: str | None = None
+    device: str = "auto"
+    is_dry_run: bool = False
+    skip_bad: bool = False
+
+
+def plan_and_preprocess(
+    raw: Path, preprocessed: Path, wanted: str, options: PlanningOptions, say: Callable[[str], object]
+) -> Plan:
+    """Verify, fingerprint, plan and preprocess one dataset.
+
+    Parameters
+    ----------
+    raw, preprocessed : the roots that hold dataset folders.
+    wanted : number or name of the dataset.
+    say : takes lines for the user.
+
+    Raises
+    ------
+    DatasetError
+        Verification found faults that `options.skip_bad` does not allow, or cannot, skip.
+    """
+    dataset = verified(find_dataset(raw, wanted), preprocessed, options, say)
+    folder = preprocessed / dataset.folder.name
+    plan, fresh = make_plan(dataset, preprocessed, options)
+    say(describe(plan))
+    say(f"fingerprint: {fresh} series measured, the others up to date\n")
+    if options.is_dry_run:
+        say("dry run: no plan and no volumes written\n")
+        return plan
+    keep_or_write(folder / PLANS, plan)
+    done, current = preprocess_dataset(dataset, plan, folder, options.processes)
+    say(f"preprocess: {done} series done, {current} up to date -> {folder}\n")
+    return plan
+
+
+def verified(folder: Path, preprocessed: Path, options: PlanningOptions, say: Callable[[str], object]) -> Dataset:
+    """The dataset after verification, less the cases skipped."""
+    splits = preprocessed / folder.name / SPLITS
+    report = verify_dataset(folder, processes=options.processes, splits=splits if splits.exists() else None)
+    for finding in report.findings:
+        if finding.severity == "note":
+            say(f"note: {finding}\n")
+    if report.faults and not (options.skip_bad and not report.dataset_faults):
+        listed = "\n".join(f"  {finding}" for finding in report.faults)
+        hint = "" if report.dataset_faults else "\nmend them, or give --skip-bad to go on without the cases named"
+        raise DatasetError(f"{folder}: {len(report.faults)} faults:\n{listed}{hint}")
+    for case in sorted(report.faulty_cases):
+        say(f"skipping case {case}\n")
+    return without_cases(load_dataset(folder, skip=report.faulty_cases), report.faulty_cases)
+
+
+def make_plan(dataset: Dataset, preprocessed: Path, options: PlanningOptions) -> tuple[Plan, int]:
+    """Fingerprint and plan; also how many series were measured anew."""
+    description = dataset.description
+    present = {series.view for case in dataset.cases for series in case.series}
+    views = options.views or tuple(view for view in description.views if view in present)
+    fingerprint, fresh = fingerprint_dataset(dataset, preprocessed / dataset.folder.name, views, options.processes)
+    like = read_plan(find_dataset(preprocessed, options.like) / PLANS) if options.like else None
+    machine = this_machine(options.memory_gb, options.device)
+    preset = read_preset(options.preset)
+    plan = plan_dataset(fingerprint, description, options.preset, preset, machine, dataset.folder.name, views, like)
+    return plan_from_plain(apply_overrides(to_plain(plan), options.overrides), "the plan"), fresh
+
+
+def keep_or_write(path: Path, plan: Plan) -> None:
+    """Write the plan; one of another preset is moved aside, its results stay apart by name."""
+    if path.exists():
+        try:
+            old = read_plan(path)
+        except PlanError:
+            old = None
+        if old == plan:
+            return
+        aside = path.with_name(f"plans.{old.name if old else 'unreadable'}.json")
+        path.replace(aside)
+        log.info("%s: earlier plan kept as %s", path, aside.name)
+    write_plan(path, plan)
+
+
+def describe(plan: Plan) -> str:
+    """The plan in a few lines."""
+    lines = [f"{plan.dataset}: plan {plan.name}"]
+    for view in plan.views.values():
+        network = view.network
+        lines.append(
+            f"  {view.view:9s} spacing {_list(view.spacing_zyx_mm)} mm, patch {_list(view.patch_zyx)}, stem {_list(network.stem_zyx)}, "
+            f"{len(network.channels)} stages of {_list(network.channels)} channels, batch {view.batch_size} x {view.accumulate}, "
+            f"about {view.estimated_memory_gb:.1f} GB"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _list(values: tuple) -> str:
+    return "x".join(f"{value:g}" for value in values)

@@ -1,0 +1,307 @@
+"""The planner: fingerprint + machine -> plan. Arithmetic in numbered steps, each leaving its reason."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from odiff.dataset import DatasetDescription
+from odiff.errors import PlanError
+from odiff.experiment_planning.fingerprint import Fingerprint, ViewFingerprint
+from odiff.experiment_planning.memory import training_memory_gb
+from odiff.experiment_planning.presets import Preset, block_in_voxels
+from odiff.experiment_planning.topology import Topology, bottleneck, fit_patch, plan_channels, plan_topology
+from odiff.network.unet import block_names
+from odiff.plan import SCHEMA_VERSION, Decision, DiffusionPlan, NetworkPlan, Plan, ViewPlan
+from odiff.plan.schema import Triple
+
+Spacing = tuple[float, float, float]
+ANISOTROPIC = 3.0
+THIN_PERCENTILE = 10
+SIDED = ("left", "right", "medial", "lateral")
+SIDED_ABBREVIATIONS = ("MM", "LM", "MCL", "LCL")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the planner needs to know of the computer."""
+
+    memory_gb: float
+    is_bf16_fast: bool
+    device: str
+
+
+@dataclass
+class Reasons:
+    """Collects the decisions of one view."""
+
+    view: str
+    found: list[Decision]
+
+    def add(self, field: str, value: Any, rule: str, source: str) -> None:
+        """Remember why `field` of this view is `value`."""
+        self.found.append(Decision(f"views.{self.view}.{field}", value, rule, source))
+
+
+def plan_dataset(
+    fingerprint: Fingerprint, description: DatasetDescription, preset_name: str, preset: Preset, machine: Machine,
+    dataset: str, views: tuple[str, ...], like: Plan | None = None,
+) -> Plan:  # fmt: skip
+    """Plan every view of `views` that has images.
+
+    Parameters
+    ----------
+    dataset : name of the dataset folder.
+    like : a plan whose networks and normalisation are taken over, so that its pretrained weights load.
+
+    Raises
+    ------
+    PlanError
+        A view has no images, or `like` does not have it.
+    """
+    decisions: list[Decision] = []
+    planned = {}
+    for view in views:
+        if view not in fingerprint.views:
+            raise PlanError(f"{dataset}: no images of view {view}; leave it out of --views")
+        reasons = Reasons(view, decisions)
+        mirror_axes = plan_mirroring(fingerprint, description, view, reasons)
+        classes = len(description.labels)
+        planned[view] = plan_view(
+            fingerprint.views[view], classes, preset, machine, mirror_axes, reasons, _view_of(like, view)
+        )
+    return Plan(
+        schema_version=SCHEMA_VERSION, name=preset_name, dataset=dataset, joint=description.joint, preset=preset_name,
+        planned_like=like.dataset if like else None, file_ending=description.file_ending, labels=dict(description.labels),
+        ignore_label=description.ignore_label, sparse_slices=description.sparse_slices,
+        left_right=tuple((description.labels[a], description.labels[b]) for a, b in description.left_right),
+        diagnoses=description.diagnoses, flip_left_joints=True,
+        average_unknown_laterality=fingerprint.has_laterality, views=planned, pretrain=preset.pretrain,
+        segmentation=preset.segmentation, diagnosis=preset.diagnosis, fusion=preset.fusion, decisions=tuple(decisions),
+    )  # fmt: skip
+
+
+def _view_of(like: Plan | None, view: str) -> ViewPlan | None:
+    if like is None:
+        return None
+    if view not in like.views:
+        raise PlanError(f"--like {like.dataset}: its plan has no view {view}, only {', '.join(like.views)}")
+    return like.views[view]
+
+
+def plan_view(
+    seen: ViewFingerprint, classes: int, preset: Preset, machine: Machine, mirror_axes: tuple[int, ...], reasons: Reasons,
+    like: ViewPlan | None = None,
+) -> ViewPlan:  # fmt: skip
+    """Steps 1 to 5 of the planner for one view."""
+    spacing = plan_spacing(seen, reasons)
+    spacing, patch, topology = plan_patch(seen, spacing, preset, machine, classes, reasons, like)
+    network = like.network if like else plan_network(topology, preset)
+    reasons.add(
+        "network", list(network.channels), "widths double per stage" if like is None else "taken from --like", "preset"
+    )
+    batch_size, accumulate = plan_batch(network, patch, preset, machine, classes, reasons)
+    memory = training_memory_gb(network, patch, batch_size, classes, value_bytes(machine))
+    reasons.add(
+        "estimated_memory_gb",
+        round(memory, 2),
+        "activations, weights, gradients, optimiser, average",
+        "fitted to measured peaks",
+    )
+    return ViewPlan(
+        view=seen.view, spacing_zyx_mm=spacing, patch_zyx=patch, normalisation=like.normalisation if like else preset.normalisation,
+        network=network, diffusion=plan_diffusion(spacing, network, preset), mirror_axes=mirror_axes,
+        batch_size=batch_size, accumulate=accumulate, estimated_memory_gb=round(memory, 2),
+    )  # fmt: skip
+
+
+def plan_spacing(seen: ViewFingerprint, reasons: Reasons) -> Spacing:
+    """Step 1: the median; a very thick through-plane axis takes its 10th percentile, so that thin series keep slices."""
+    spacings = np.asarray(seen.spacings_zyx_mm)
+    median = np.median(spacings, axis=0)
+    rule = "median over series"
+    if median[0] > ANISOTROPIC * median[1:].max():
+        median[0] = np.percentile(spacings[:, 0], THIN_PERCENTILE)
+        rule = "median in plane; 10th percentile through plane, which is over 3x the in-plane spacing"
+    result = (round(float(median[0]), 4), round(float(median[1]), 4), round(float(median[2]), 4))
+    reasons.add("spacing_zyx_mm", result, rule, f"{len(spacings)} series")
+    return result
+
+
+def plan_patch(
+    seen: ViewFingerprint, spacing: Spacing, preset: Preset, machine: Machine, classes: int, reasons: Reasons,
+    like: ViewPlan | None,
+) -> tuple[Spacing, Triple, Topology]:  # fmt: skip
+    """Steps 2 and 3: the whole field of view, coarsened in plane up to 1.5x, then cut, until it fits."""
+    extent = np.median(np.asarray(seen.extents_zyx_mm), axis=0)
+    original = spacing
+    while True:
+        median = _voxels(extent, spacing)
+        topology = _topology(median, spacing, like)
+        patch = fit_patch(median, topology.divisor_zyx)
+        if _fits(patch, topology, preset, machine, classes, like):
+            rule = "median shape after the body crop, rounded to what the network divides (up, or down by 5 % at most)"
+            break
+        coarser = (spacing[0], spacing[1] * 1.05, spacing[2] * 1.05)
+        if coarser[1] > original[1] * preset.limits.coarsen_in_plane:
+            patch, topology = cut_patch(median, spacing, preset, machine, classes, like)
+            rule = "cut along the axis with the largest patch/median ratio until memory and time hold it"
+            break
+        spacing = coarser
+    spacing = (spacing[0], round(spacing[1], 4), round(spacing[2], 4))
+    if spacing != original:
+        reasons.add(
+            "spacing_zyx_mm",
+            spacing,
+            f"coarsened in plane from {original[1]} mm so that the field of view fits",
+            "budget",
+        )
+    reasons.add(
+        "patch_zyx", patch, rule, f"median field of view {[round(float(e)) for e in extent]} mm = {list(median)} voxels"
+    )
+    _explain_topology(patch, spacing, topology, reasons)
+    return spacing, patch, topology
+
+
+def _explain_topology(patch: Triple, spacing: Spacing, topology: Topology, reasons: Reasons) -> None:
+    stem_rule = "space to depth in plane while voxels stay finer than the slices (or 2 mm) and 24 remain"
+    reasons.add("network.stem_zyx", topology.stem_zyx, stem_rule, f"spacing {list(spacing)} mm")
+    stride_rule = "an axis is halved while within 2x of the finest spacing and 4 voxels remain"
+    reasons.add(
+        "network.strides_zyx",
+        topology.strides_zyx,
+        stride_rule,
+        f"bottleneck {list(bottleneck(patch, topology))} voxels",
+    )
+    reasons.add(
+        "network.kernels_zyx",
+        topology.kernels_zyx,
+        "1 along an axis until its spacing is within 2x of the finest",
+        "spacing",
+    )
+
+
+def _voxels(extent: np.ndarray, spacing: Spacing) -> Triple:
+    depth, rows, columns = (max(1, round(float(e) / s)) for e, s in zip(extent, spacing, strict=True))
+    return depth, rows, columns
+
+
+def _topology(patch: Triple, spacing: Spacing, like: ViewPlan | None) -> Topology:
+    if like is None:
+        return plan_topology(patch, spacing)
+    divisor = like.network.stem_zyx
+    for stride in like.network.strides_zyx:
+        divisor = (divisor[0] * stride[0], divisor[1] * stride[1], divisor[2] * stride[2])
+    return Topology(like.network.stem_zyx, like.network.strides_zyx, like.network.kernels_zyx, divisor)
+
+
+def _fits(
+    patch: Triple, topology: Topology, preset: Preset, machine: Machine, classes: int, like: ViewPlan | None
+) -> bool:
+    limits = preset.limits
+    work = np.prod([n / s for n, s in zip(patch, topology.stem_zyx, strict=True)])
+    if work > limits.patch_voxels or max(patch[1:]) > limits.in_plane_voxels:
+        return False
+    network = like.network if like else plan_network(topology, preset)
+    return training_memory_gb(network, patch, 1, classes, value_bytes(machine)) <= machine.memory_gb
+
+
+def cut_patch(
+    median: Triple, spacing: Spacing, preset: Preset, machine: Machine, classes: int, like: ViewPlan | None
+) -> tuple[Triple, Topology]:
+    """Shorten the axis with the largest patch/median ratio, one divisor at a time, until the patch fits.
+
+    Raises
+    ------
+    PlanError
+        Not even the smallest patch fits the memory.
+    """
+    wanted = median
+    while True:
+        topology = _topology(wanted, spacing, like)
+        patch = fit_patch(wanted, topology.divisor_zyx)
+        if _fits(patch, topology, preset, machine, classes, like):
+            return patch, topology
+        ratios = [n / m if n > d else 0.0 for n, m, d in zip(patch, median, topology.divisor_zyx, strict=True)]
+        axis = int(np.argmax(ratios))
+        if ratios[axis] == 0:
+            raise PlanError(
+                f"memory_gb {machine.memory_gb:.2f} holds no patch at all, not even {patch}; give --memory-gb more"
+            )
+        shorter = list(patch)
+        shorter[axis] -= topology.divisor_zyx[axis]
+        wanted = (shorter[0], shorter[1], shorter[2])
+
+
+def plan_network(topology: Topology, preset: Preset) -> NetworkPlan:
+    """The network of a topology with the preset's widths; a stem of 2 or none starts at half the base width."""
+    wide = preset.network.base_channels if max(topology.stem_zyx) >= 4 else max(32, preset.network.base_channels // 2)
+    channels = plan_channels(len(topology.strides_zyx), wide, preset.network.largest_channels)
+    return NetworkPlan(
+        topology.stem_zyx, channels, topology.strides_zyx, topology.kernels_zyx, preset.network.blocks_per_stage,
+        preset.network.time_channels,
+    )  # fmt: skip
+
+
+def plan_batch(
+    network: NetworkPlan, patch: Triple, preset: Preset, machine: Machine, classes: int, reasons: Reasons
+) -> tuple[int, int]:
+    """Step 4: the preset's batch as far as memory holds it, the rest by accumulating gradients."""
+    wanted = preset.limits.batch_size
+    batch = wanted
+    while batch > 1 and training_memory_gb(network, patch, batch, classes, value_bytes(machine)) > machine.memory_gb:
+        batch -= 1
+    accumulate = -(-wanted // batch)
+    reasons.add(
+        "batch_size",
+        batch,
+        f"up to {wanted} in {machine.memory_gb:.1f} GB, accumulated {accumulate} times",
+        machine.device,
+    )
+    return batch, accumulate
+
+
+def plan_diffusion(spacing: Spacing, network: NetworkPlan, preset: Preset) -> DiffusionPlan:
+    """Step 5: noise and target from the preset, blocks to probe from the topology."""
+    chosen = preset.diffusion
+    return DiffusionPlan(
+        time_steps=chosen.time_steps, schedule=chosen.schedule, prediction=chosen.prediction,
+        loss_weighting=chosen.loss_weighting, min_snr_gamma=chosen.min_snr_gamma, mask_fraction=chosen.mask_fraction,
+        mask_block_zyx=block_in_voxels(chosen.mask_block_mm, spacing), probe_time_steps=chosen.probe_time_steps,
+        probe_blocks=block_names(len(network.channels))[1:],
+    )  # fmt: skip
+
+
+def plan_mirroring(
+    fingerprint: Fingerprint, description: DatasetDescription, view: str, reasons: Reasons
+) -> tuple[int, ...]:
+    """Mirror the medial-lateral axis only if some laterality is unknown and no label is sided."""
+    from odiff.geometry import MEDIAL_LATERAL_AXIS
+
+    sided = sided_labels(description)
+    axes: tuple[int, ...] = ()
+    if not fingerprint.unknown_laterality:
+        rule = "off: every laterality is known, left joints are mirrored to right"
+    elif sided:
+        rule = f"off: the label {sided[0]} has a side"
+    else:
+        axes, rule = (MEDIAL_LATERAL_AXIS[view],), "on: some laterality is unknown and no label has a side"
+    reasons.add("mirror_axes", axes, rule, f"{fingerprint.unknown_laterality} cases of unknown laterality")
+    return axes
+
+
+def sided_labels(description: DatasetDescription) -> list[str]:
+    """Labels and diagnoses that mean one side, but for the pairs that are swapped on a flip."""
+    swapped = {name for pair in description.left_right for name in pair}
+    names = [name for name in (*description.labels, *description.diagnoses) if name not in swapped]
+    return [n for n in names if n in SIDED_ABBREVIATIONS or any(word in n.lower().split("_") for word in SIDED)]
+
+
+def value_bytes(machine: Machine) -> int:
+    """Bytes of an activation in training."""
+    return 2 if machine.is_bf16_fast else 4
+
+
+def with_plan_name(plan: Plan, name: str) -> Plan:
+    """The same plan under another name."""
+    return replace(plan, name=name)

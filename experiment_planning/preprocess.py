@@ -1,0 +1,181 @@
+"""Preprocess every series to the grid of its plan; what is up to date is left alone."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from odiff.data.batches import IGNORE
+from odiff.data.index import PreparedCase, PreparedDataset, PreparedSeries, write_index
+from odiff.data.preprocessing import prepare
+from odiff.data.store import read_stored, write_prepared
+from odiff.dataset import Case, Dataset, Series, make_splits, read_splits
+from odiff.errors import DatasetError, OdiffError
+from odiff.experiment_planning.fingerprint import file_stamp
+from odiff.experiment_planning.parallel import run_parallel
+from odiff.geometry import canonical_frame, from_canonical, read_mask, read_volume, to_canonical
+from odiff.plan import Plan, ViewPlan, to_plain
+
+SPLITS = "splits_final.json"
+
+
+def view_folder(preprocessed: Path, plan: Plan, view: str) -> Path:
+    """Where the arrays of a view lie."""
+    return preprocessed / f"{plan.name}_{view}"
+
+
+def preprocess_dataset(dataset: Dataset, plan: Plan, preprocessed: Path, processes: int = 2) -> tuple[int, int]:
+    """Preprocess what is missing or out of date, and write index and splits.
+
+    Returns
+    -------
+    How many series were preprocessed, and how many were up to date.
+    """
+    jobs, current = [], 0
+    for case in dataset.cases:
+        for series in case.series:
+            if series.view not in plan.views:
+                continue
+            folder, is_left = (
+                view_folder(preprocessed, plan, series.view),
+                case.laterality == "L" and plan.flip_left_joints,
+            )
+            stamp = preprocess_stamp(series, plan, is_left)
+            if is_current(folder, series.name, stamp):
+                current += 1
+            else:
+                jobs.append((series, plan, is_left, folder, stamp))
+    for _ in run_parallel(preprocess_series, jobs, processes, "preprocess"):
+        pass
+    write_index(
+        preprocessed, PreparedDataset(dataset.folder.name, tuple(_prepared_case(case, plan) for case in dataset.cases))
+    )
+    copy_description(dataset.folder, preprocessed)
+    write_splits(dataset, preprocessed)
+    return len(jobs), current
+
+
+def preprocess_stamp(series: Series, plan: Plan, is_left: bool) -> str:
+    """Changes with the files of the series and with every plan field that preprocessing reads."""
+    view = plan.views[series.view]
+    read = [
+        file_stamp(series), view.spacing_zyx_mm, to_plain(view.normalisation), plan.ignore_label, plan.sparse_slices,
+        plan.left_right, is_left,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]
+
+
+def is_current(folder: Path, name: str, stamp: str) -> bool:
+    """Whether a series was preprocessed from the same files with the same plan."""
+    if not (folder / f"{name}.json").exists():
+        return False
+    try:
+        return read_stored(folder, name).stamp == stamp
+    except OdiffError:
+        return False
+
+
+def preprocess_series(series: Series, plan: Plan, is_left: bool, folder: Path, stamp: str) -> None:
+    """Read, prepare and store one series with its mask."""
+    volume = read_volume(series.image)
+    mask = (
+        None
+        if series.mask is None
+        else known_labels(read_mask(series.mask).array, volume.grid, series.view, plan, is_left)
+    )
+    view: ViewPlan = plan.views[series.view]
+    prepared = prepare(volume, mask, view, is_left)
+    write_prepared(folder, series.name, prepared, stamp)
+    if series.mask is not None:
+        truth = read_mask(series.mask).array
+        write_prepared_truth(folder, series.name, truth)
+
+
+def write_prepared_truth(folder: Path, name: str, truth: np.ndarray) -> None:
+    """The mask on the file's own grid, for validation."""
+    from odiff.data.store import write_array
+
+    write_array(folder / f"{name}_truth.b2nd", truth.astype(np.int16))
+
+
+def known_labels(mask: np.ndarray, grid, view: str, plan: Plan, is_left: bool) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """Label values with `IGNORE` where the truth is unknown, and paired labels swapped on a mirrored joint.
+
+    Unknown is the ignore label and, where `plan.sparse_slices`, every slice without any label.
+    """
+    known = mask.astype(np.int16)
+    for a, b in plan.left_right if is_left else ():
+        known[mask == a], known[mask == b] = b, a
+    if plan.ignore_label is not None:
+        known[mask == plan.ignore_label] = IGNORE
+    if plan.sparse_slices:
+        frame = canonical_frame(grid, view)
+        slices = to_canonical(known, frame).copy()
+        slices[~(slices > 0).any(axis=(1, 2))] = IGNORE
+        known = np.ascontiguousarray(from_canonical(slices, frame))
+    return known
+
+
+def _prepared_case(case: Case, plan: Plan) -> PreparedCase:
+    series = tuple(PreparedSeries(s.name, s.view, s.mask is not None) for s in case.series if s.view in plan.views)
+    return PreparedCase(case.name, case.patient, case.laterality, series, case.diagnoses, case.groups, case.tabular)
+
+
+def copy_description(raw: Path, preprocessed: Path) -> None:
+    """dataset.json and cases.csv, so that training needs no raw folder."""
+    for name in ("dataset.json", "cases.csv"):
+        if (raw / name).exists():
+            shutil.copyfile(raw / name, preprocessed / name)
+
+
+def write_splits(dataset: Dataset, preprocessed: Path) -> None:
+    """Make the folds, or keep and check those that are there.
+
+    New cases that an earlier splits file lacks take part in no fold until it is deleted; that is the user's choice, as
+    in nnU-Net.
+    """
+    path = preprocessed / SPLITS
+    if path.exists():
+        read_splits(path, {case.name: case.patient for case in dataset.cases})
+        return
+    labelled = [case for case in dataset.cases if is_labelled(case)]
+    if len({case.patient for case in labelled}) < 2:
+        return
+    labels = np.array([label_row(case, dataset) for case in labelled], float)
+    splits = make_splits([case.name for case in labelled], [case.patient for case in labelled], labels)
+    from odiff.storage import write_json
+
+    write_json(path, splits)
+
+
+def is_labelled(case: Case) -> bool:
+    """Whether anything can be learnt from a case but its looks."""
+    return any(value is not None for value in case.diagnoses.values()) or any(series.mask for series in case.series)
+
+
+def label_row(case: Case, dataset: Dataset) -> list[float]:
+    """The labels that folds are stratified on: each diagnosis, and whether there is a mask."""
+    row = [
+        np.nan if (value := case.diagnoses.get(name)) is None else float(value)
+        for name in dataset.description.diagnoses
+    ]
+    return [*row, float(any(series.mask for series in case.series))]
+
+
+def without_cases(dataset: Dataset, names: set[str]) -> Dataset:
+    """The dataset less the cases called `names`.
+
+    Raises
+    ------
+    DatasetError
+        No case is left.
+    """
+    kept = tuple(case for case in dataset.cases if case.name not in names)
+    if not kept:
+        raise DatasetError(
+            f"{dataset.folder}: no case is left after skipping {len(names)}; mend the files that odiff_verify_dataset names"
+        )
+    return replace(dataset, cases=kept)

@@ -1,0 +1,80 @@
+"""Presets: the part of a plan that a fingerprint does not decide, as JSON in `plans/`."""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+
+from odiff.errors import PlanError, UsageError
+from odiff.plan import DiagnosisRecipe, FusionRecipe, Normalisation, PretrainRecipe, SegmentationRecipe, from_plain
+from odiff.plan.parse import closest
+from odiff.plan.schema import Triple
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the patch and the batch; `patch_voxels` count after the stem, where the work is."""
+
+    patch_voxels: int
+    batch_size: int
+    in_plane_voxels: int
+    coarsen_in_plane: float
+
+
+@dataclass(frozen=True)
+class NetworkPreset:
+    """Widths and depth; strides and kernels follow from the fingerprint."""
+
+    base_channels: int
+    largest_channels: int
+    blocks_per_stage: int
+    time_channels: int
+
+
+@dataclass(frozen=True)
+class DiffusionPreset:
+    """The diffusion plan but for the blocks, which follow from the topology."""
+
+    time_steps: int
+    schedule: str
+    prediction: str
+    loss_weighting: str
+    min_snr_gamma: float
+    mask_fraction: float
+    mask_block_mm: tuple[float, float, float]
+    probe_time_steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One file of `plans/`."""
+
+    description: str
+    limits: Limits
+    network: NetworkPreset
+    normalisation: Normalisation
+    diffusion: DiffusionPreset
+    pretrain: PretrainRecipe
+    segmentation: SegmentationRecipe
+    diagnosis: DiagnosisRecipe
+    fusion: FusionRecipe
+
+
+def preset_names() -> list[str]:
+    """The presets that are installed."""
+    files = resources.files("odiff.plans").iterdir()
+    return sorted(file.name[: -len(".json")] for file in files if file.name.endswith(".json"))
+
+
+def read_preset(name: str) -> Preset:
+    """The preset called `name`; a `UsageError` with the known names where there is none."""
+    names = preset_names()
+    if name not in names:
+        raise UsageError(f"--preset {name}: no such preset{closest(name, names)}")
+    text = resources.files("odiff.plans").joinpath(f"{name}.json").read_text(encoding="utf-8")
+    return from_plain(Preset, json.loads(text), f"preset {name}", PlanError)
+
+
+def block_in_voxels(block_mm: tuple[float, ...], spacing_zyx_mm: tuple[float, ...]) -> Triple:
+    """A block of about that many millimetres, at least one voxel along each axis."""
+    depth, rows, columns = (max(1, round(b / s)) for b, s in zip(block_mm, spacing_zyx_mm, strict=True))
+    return depth, rows, columns

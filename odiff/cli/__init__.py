@@ -1,0 +1,1 @@
+"""Command lines: parse, make one call, return an exit code."""

@@ -1,0 +1,80 @@
+"""What all commands share: roots, errors without tracebacks, exit codes."""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from odiff import __version__
+from odiff.errors import OdiffError, UsageError
+from odiff.storage import NO_ROOM
+
+DONE, SOME_FAILED, USERS, INTERRUPTED = 0, 3, 2, 130
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The three folders that everything lies in; None where neither flag nor environment names it."""
+
+    raw: Path | None
+    preprocessed: Path | None
+    results: Path | None
+
+    def need(self, name: str) -> Path:
+        """One of raw, preprocessed, results; a `UsageError` that tells how to set it."""
+        path = getattr(self, name)
+        if path is None:
+            raise UsageError(
+                f"where is the {name} folder? set the environment variable odiff_{name}, or give --{name} FOLDER"
+            )
+        return path
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the flags that every command has; mistyped flags are errors, never abbreviations."""
+    result = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    result.add_argument("--version", action="version", version=f"odiff {__version__}")
+    result.add_argument("--verbose", action="store_true", help="say more")
+    return result
+
+
+def add_roots(target: argparse.ArgumentParser, *names: str) -> None:
+    """``--raw``, ``--preprocessed`` and ``--results``, in place of the environment variables."""
+    for name in names:
+        target.add_argument(
+            f"--{name}", type=Path, metavar="FOLDER", help=f"in place of the environment variable odiff_{name}"
+        )
+
+
+def roots_of(arguments: argparse.Namespace) -> Roots:
+    """The roots from flags or environment."""
+
+    def one(name: str) -> Path | None:
+        given = getattr(arguments, name, None) or os.environ.get(f"odiff_{name}")
+        return Path(given) if given else None
+
+    return Roots(one("raw"), one("preprocessed"), one("results"))
+
+
+def run(program: str, body: Callable[[], int], is_verbose: bool = False) -> int:
+    """Call `body`; an `OdiffError` becomes one line on stderr and exit code 2, a bug keeps its traceback."""
+    logging.basicConfig(level=logging.DEBUG if is_verbose else logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("matplotlib", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return body()
+    except OdiffError as error:
+        sys.stderr.write(f"{program}: error: {error}\n")
+        return USERS
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{program}: interrupted; the same command goes on from the last checkpoint\n")
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        sys.stderr.write(f"{program}: error: {error.filename or 'a file'}: cannot be written: {NO_ROOM[error.errno]}\n")
+        return USERS

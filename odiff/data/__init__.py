@@ -1,0 +1,1 @@
+"""One case on its way to the network and back."""

@@ -1,0 +1,81 @@
+"""Image files and what their names say: ``<case>_<view>`` or ``<case>_<view>_<k>``."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from odiff.dataset.description import DatasetDescription
+
+
+@dataclass(frozen=True)
+class Series:
+    """One acquired volume of a case in one view, and its mask where there is one."""
+
+    case: str
+    view: str
+    index: int | None
+    image: Path
+    mask: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """``<case>_<view>`` or ``<case>_<view>_<k>``, unique in a dataset."""
+        return f"{self.case}_{self.view}" if self.index is None else f"{self.case}_{self.view}_{self.index}"
+
+
+def parse_name(name: str, views: Sequence[str]) -> tuple[str, str, int | None] | None:
+    """Case, view and series number of a file name without its ending, read from the right; None where it does not fit."""
+    match = re.fullmatch(rf"(.+)_({'|'.join(map(re.escape, views))})(?:_(\d+))?", name)
+    if match is None:
+        return None
+    case, view, index = match.groups()
+    return case, view, None if index is None else int(index)
+
+
+def list_series(folder: Path, file_ending: str, views: Sequence[str]) -> tuple[tuple[Series, ...], tuple[Path, ...]]:
+    """The series in a folder, sorted by name, and the files that are none.
+
+    Hidden files and cases.csv are passed over. Names that parse alike (``a_axial_1`` and ``a_axial_01``) stay apart
+    only by their file; the caller reports them.
+    """
+    found, other = [], []
+    files = (
+        sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        if folder.is_dir()
+        else []
+    )
+    for path in files:
+        if path.name == "cases.csv":
+            continue
+        parsed = parse_name(path.name[: -len(file_ending)], views) if path.name.endswith(file_ending) else None
+        if parsed is None:
+            other.append(path)
+        else:
+            found.append(Series(*parsed, path))
+    return tuple(found), tuple(other)
+
+
+def dataset_series(folder: Path, description: DatasetDescription) -> tuple[tuple[Series, ...], tuple[Path, ...]]:
+    """Training series with their masks: from the explicit list where there is one, else from imagesTr and labelsTr."""
+    if description.cases is not None:
+        return listed_series(folder, description), ()
+    ending = description.file_ending
+    series, other = list_series(folder / "imagesTr", ending, description.views)
+    return tuple(_with_mask(one, folder / "labelsTr" / one.image.name) for one in series), other
+
+
+def _with_mask(series: Series, mask: Path) -> Series:
+    return Series(series.case, series.view, series.index, series.image, mask if mask.exists() else None)
+
+
+def listed_series(folder: Path, description: DatasetDescription) -> tuple[Series, ...]:
+    """The explicit file list; several series of one view of a case are numbered in order."""
+    entries = description.cases or ()
+    result = []
+    for number, entry in enumerate(entries):
+        alike = [i for i, other in enumerate(entries) if (other.case, other.view) == (entry.case, entry.view)]
+        index = alike.index(number) if len(alike) > 1 else None
+        mask = folder / entry.mask if entry.mask else None
+        result.append(Series(entry.case, entry.view, index, folder / entry.image, mask))
+    return tuple(sorted(result, key=lambda series: series.name))

@@ -1,0 +1,51 @@
+"""Where voxels lie in the patient, and the frame that each view is brought to."""
+
+from odiff.geometry.frame import (
+    MEDIAL_LATERAL_AXIS,
+    VIEWS,
+    Frame,
+    canonical_frame,
+    canonical_shape,
+    canonical_spacing,
+    from_canonical,
+    mirror,
+    nearest_view,
+    through_plane_axis,
+    to_canonical,
+    view_angle_deg,
+)
+from odiff.geometry.volume import (
+    Grid,
+    Volume,
+    image_from_volume,
+    read_grid,
+    read_mask,
+    read_volume,
+    same_grid,
+    volume_from_image,
+    write_volume,
+)
+
+__all__ = [
+    "MEDIAL_LATERAL_AXIS",
+    "VIEWS",
+    "Frame",
+    "Grid",
+    "Volume",
+    "canonical_frame",
+    "canonical_shape",
+    "canonical_spacing",
+    "from_canonical",
+    "image_from_volume",
+    "mirror",
+    "nearest_view",
+    "read_grid",
+    "read_mask",
+    "read_volume",
+    "same_grid",
+    "through_plane_axis",
+    "to_canonical",
+    "view_angle_deg",
+    "volume_from_image",
+    "write_volume",
+]

@@ -1,0 +1,171 @@
+"""Volumes in and out of files, with where their voxels lie in the patient."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from odiff.errors import ImageError
+from odiff.geometry.repair import orthonormal, raw_fault
+from odiff.storage import atomic_path
+
+NEXT_STEP = "export the file again, or remove it"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where voxels lie: sizes in voxels and mm, origin and direction cosines in SimpleITK's LPS world."""
+
+    shape_zyx: tuple[int, int, int]
+    spacing_zyx_mm: tuple[float, float, float]
+    origin_xyz_mm: tuple[float, float, float]
+    direction: tuple[float, ...]
+
+    def normals(self) -> np.ndarray:
+        """Unit vectors of the stored axes z, y, x in the LPS world; shape (3 axes, 3 components)."""
+        return np.asarray(self.direction, float).reshape(3, 3).T[::-1]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels (z, y, x), their grid, and what was repaired while reading."""
+
+    array: np.ndarray
+    grid: Grid
+    notes: tuple[str, ...] = ()
+
+
+def read_volume(path: Path) -> Volume:
+    """Read one 3D volume as float32.
+
+    Raises
+    ------
+    ImageError
+        Unreadable or truncated file, not one 3D volume, NaN or Inf, zero or negative spacing, sheared axes.
+    """
+    image, notes = _read(path)
+    volume = volume_from_image(image, str(path))
+    return Volume(volume.array, volume.grid, (*notes, *volume.notes))
+
+
+def read_mask(path: Path) -> Volume:
+    """Read a label map as int32, however the file stores its integers.
+
+    Raises
+    ------
+    ImageError
+        As for `read_volume`, or a voxel is not an integer.
+    """
+    volume = read_volume(path)
+    rounded = np.rint(volume.array)
+    if not np.array_equal(rounded, volume.array):
+        odd = volume.array[rounded != volume.array][0]
+        raise ImageError(f"{path}: a mask must hold whole numbers, found {odd:g}; save it as integers")
+    return Volume(rounded.astype(np.int32), volume.grid, volume.notes)
+
+
+def read_grid(path: Path) -> Grid:
+    """Read the header alone."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return read_volume(path).grid
+    size, spacing = reader.GetSize(), reader.GetSpacing()
+    if len(size) != 3:
+        return read_volume(path).grid
+    return _grid(size, spacing, reader.GetOrigin(), reader.GetDirection(), str(path))[0]
+
+
+def volume_from_image(image: sitk.Image, name: str) -> Volume:
+    """A SimpleITK image as a `Volume`, float32; `name` stands in messages."""
+    image, notes = _to_3d(image, name)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise ImageError(
+            f"{name}: has {image.GetNumberOfComponentsPerPixel()} components a voxel, expected grey values; {NEXT_STEP}"
+        )
+    grid, repairs = _grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), name)
+    array = sitk.GetArrayFromImage(image).astype(np.float32)
+    faulty = int(array.size - np.isfinite(array).sum())
+    if faulty:
+        raise ImageError(f"{name}: {faulty} voxels are NaN or infinite; {NEXT_STEP}")
+    return Volume(array, grid, (*notes, *repairs))
+
+
+def image_from_volume(array: np.ndarray, grid: Grid) -> sitk.Image:
+    """An array (z, y, x) as a SimpleITK image on `grid`; keeps the dtype."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetSpacing(grid.spacing_zyx_mm[::-1])
+    image.SetOrigin(grid.origin_xyz_mm)
+    image.SetDirection(grid.direction)
+    return image
+
+
+def write_volume(path: Path, array: np.ndarray, grid: Grid) -> None:
+    """Write (z, y, x) on its grid, compressed, whole or not at all; the ending chooses the format."""
+    with atomic_path(path) as temporary:
+        sitk.WriteImage(image_from_volume(array, grid), str(temporary), useCompression=True)
+
+
+def same_grid(a: Grid, b: Grid, tolerance_mm: float = 1e-2) -> bool:
+    """Whether two grids have the same size and all voxels within `tolerance_mm` of each other."""
+    if a.shape_zyx != b.shape_zyx:
+        return False
+    return all(math.dist(p, q) <= tolerance_mm for p, q in zip(_corners(a), _corners(b), strict=True))
+
+
+def _corners(grid: Grid) -> list[np.ndarray]:
+    steps = grid.normals() * (np.asarray(grid.spacing_zyx_mm) * (np.asarray(grid.shape_zyx) - 1))[:, None]
+    origin = np.asarray(grid.origin_xyz_mm)
+    return [origin, *(origin + step for step in steps)]
+
+
+def _read(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
+    if not path.exists():
+        raise ImageError(f"{path}: no such file")
+    fault = raw_fault(path)
+    if fault:
+        raise ImageError(f"{path}: {fault}; {NEXT_STEP}")
+    try:
+        return sitk.ReadImage(str(path)), ()
+    except RuntimeError as error:
+        return _read_sheared(path, error)
+
+
+def _read_sheared(path: Path, error: RuntimeError) -> tuple[sitk.Image, tuple[str, ...]]:
+    """ITK refuses a NIfTI sform whose columns are not at right angles; the qform may still be whole."""
+    reason = str(error).strip().splitlines()[-1]
+    raise ImageError(f"{path}: cannot be read ({reason}); {NEXT_STEP}") from None
+
+
+def _to_3d(image: sitk.Image, name: str) -> tuple[sitk.Image, tuple[str, ...]]:
+    size = image.GetSize()
+    if len(size) == 3:
+        return image, ()
+    if len(size) == 4 and size[3] == 1:
+        return image[:, :, :, 0], ("4D file with one volume, read as 3D",)
+    raise ImageError(f"{name}: has size {'x'.join(map(str, size))}, expected one 3D volume; split it")
+
+
+def _grid(
+    size: tuple[int, ...],
+    spacing: tuple[float, ...],
+    origin: tuple[float, ...],
+    direction: tuple[float, ...],
+    name: str,
+) -> tuple[Grid, tuple[str, ...]]:
+    if min(spacing) <= 0 or not all(math.isfinite(value) for value in spacing):
+        raise ImageError(f"{name}: spacing {spacing} mm must be above 0; {NEXT_STEP}")
+    mended, angle = orthonormal(direction)
+    if mended is None:
+        raise ImageError(
+            f"{name}: direction cosines are {angle:.1f} degrees from right angles; resample it to a regular grid"
+        )
+    notes = (f"direction cosines made orthonormal (off by {angle:.2f} degrees)",) if angle > 0.01 else ()
+    depth, rows, columns = size[::-1]
+    sz, sy, sx = (float(value) for value in spacing[::-1])
+    ox, oy, oz = (float(value) for value in origin)
+    return Grid((depth, rows, columns), (sz, sy, sx), (ox, oy, oz), mended), notes

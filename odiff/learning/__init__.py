@@ -1,0 +1,1 @@
+"""Pretraining, segmentation, diagnosis and fusion."""

@@ -1,0 +1,108 @@
+"""Pretraining: one diffusion model per view, learnt from every image and no label."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from odiff.data.batches import BatchSource, PretrainBatches
+from odiff.data.index import PreparedDataset
+from odiff.diffusion import ALPHA_BAR, Corruption, add_noise, denoising_loss, draw_corruption
+from odiff.errors import DatasetError
+from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.samples import draw_rows, generate
+from odiff.network.unet import UNet
+from odiff.plan import Plan, ViewPlan
+from odiff.training.device import autocast
+from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
+from odiff.training.optimiser import cosine_rate
+from odiff.training.run_folder import RunFolder
+
+WATCHED = 4
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The denoising loss, with the random numbers of each batch drawn from the seed and its number."""
+
+    plan: ViewPlan
+    alpha_bar: Tensor
+    seed: int
+
+    def draw(self, shape: torch.Size, number: int) -> Corruption:
+        """Time steps, noise and masks of one batch."""
+        state = np.random.SeedSequence([self.seed, 2, number]).generate_state(1, np.uint64)[0]
+        return draw_corruption(shape, self.plan.diffusion, torch.Generator().manual_seed(int(state >> np.uint64(1))))
+
+    def loss(self, network: nn.Module, batch: Tensor, number: int) -> Tensor:
+        """The loss of a batch (b, 1, z, y, x)."""
+        corruption = self.draw(batch.shape, number).to(batch.device)
+        return denoising_loss(network, batch, corruption, self.alpha_bar, self.plan.diffusion)[0]
+
+
+def pretrain(
+    prepared: Path, dataset: PreparedDataset, plan: Plan, view: str, folder: Path, settings: RunSettings
+) -> RunFolder:
+    """Train the diffusion model of `view`, or go on with an interrupted training.
+
+    Parameters
+    ----------
+    prepared : folder of the preprocessed series of this view.
+    folder : where the run's files go.
+
+    Raises
+    ------
+    DatasetError
+        There is no image of the view.
+    CheckpointError
+        The folder holds a run of another plan or seed.
+    """
+    names = [series.name for case in dataset.cases for series in case.of_view(view)]
+    if not names:
+        raise DatasetError(
+            f"{dataset.name}: no {view} images in imagesTr to pretrain on; add some, or train another view"
+        )
+    view_plan, recipe = plan.views[view], plan.pretrain
+    torch.manual_seed(settings.seed)
+    network = UNet(view_plan.network)
+    loop = LoopSettings(
+        steps=recipe.steps, accumulate=view_plan.accumulate, gradient_clip=recipe.gradient_clip,
+        weight_decay=recipe.weight_decay, ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every,
+        validate_every=recipe.checkpoint_every, device=settings.device, workers=settings.workers,
+    )  # fmt: skip
+    meta = describe_run(plan, view, "pretrain", None, settings) | {"series": len(names)}
+    run = open_run(folder, meta, settings)
+    state = start_state(network, {"backbone": list(network.parameters())}, loop)
+    source = BatchSource(prepared, view_plan, recipe.augmentation, (), view_plan.batch_size, settings.seed)
+    alpha_bar = ALPHA_BAR[view_plan.diffusion.schedule](view_plan.diffusion.time_steps).float().to(settings.device)
+    objective = Objective(view_plan, alpha_bar, settings.seed)
+    batches = PretrainBatches(source, names)
+    watch = _watcher(objective, batches[0][:WATCHED].to(settings.device), run)
+
+    def rates(step: int) -> dict[str, float]:
+        return {"backbone": cosine_rate(step, recipe.steps, recipe.warmup_steps, recipe.learning_rate)}
+
+    train(state, loop, run, batches, objective.loss, rates, meta, watch, f"{view} pretrain")
+    return run
+
+
+def _watcher(objective: Objective, batch: Tensor, run: RunFolder) -> Validate:
+    """The loss of the averaged model on fixed volumes under fixed noise, and samples.png; needs no label."""
+    corruption = objective.draw(batch.shape, -1 % 2**32).to(batch.device)
+    alpha_bar_t = objective.alpha_bar[corruption.t]
+
+    @torch.no_grad()
+    def watch(state: TrainingState) -> dict[str, float]:
+        with autocast(batch.device):
+            loss, denoised = denoising_loss(
+                state.average, batch, corruption, objective.alpha_bar, objective.plan.diffusion
+            )
+            generated = generate(state.average, objective.plan, objective.alpha_bar, 2, objective.seed)
+        noisy = torch.where(corruption.hidden, torch.zeros_like(batch), add_noise(batch, corruption.noise, alpha_bar_t))
+        rows = {"image": batch, "noisy and masked": noisy, "denoised": denoised, "generated": generated}
+        draw_rows(run.path / "samples.png", rows)
+        return {"score": -float(loss), "watched_loss": float(loss)}
+
+    return watch

@@ -1,0 +1,107 @@
+"""Where fine-tuning starts from: `auto`, `none`, a checkpoint, or another dataset's pretraining."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from odiff.errors import CheckpointError, UsageError
+from odiff.learning.run import check_network
+from odiff.plan import ViewPlan
+from odiff.training.checkpoint import Checkpoint, load_weights, read_checkpoint
+from odiff.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class ResultsFolder:
+    """Fixed names under ``odiff_results/<dataset>/<plan>``."""
+
+    path: Path
+
+    def pretrain(self, view: str) -> RunFolder:
+        """The diffusion model of a view."""
+        return RunFolder(self.path / view / "pretrain")
+
+    def task(self, view: str, task: str, fold: str) -> RunFolder:
+        """One fold of a task; `view` may be ``fused``."""
+        return RunFolder(self.path / view / task / f"fold_{fold}")
+
+    def folds(self, view: str, task: str) -> list[str]:
+        """The folds of a task that are trained to the end, in order."""
+        folders = sorted((self.path / view / task).glob("fold_*"))
+        return [
+            folder.name[len("fold_") :]
+            for folder in folders
+            if ".old-" not in folder.name and RunFolder(folder).is_trained()
+        ]
+
+
+def find_pretrained(
+    wanted: str, results: ResultsFolder, results_root: Path | None, dataset: str, view: str
+) -> Path | None:
+    """The pretrained checkpoint that `wanted` stands for; None for ``none``.
+
+    Parameters
+    ----------
+    wanted : ``auto`` (this dataset's), ``none``, a checkpoint file, a folder holding one, or a dataset's name.
+
+    Raises
+    ------
+    CheckpointError, UsageError
+        There is no such model; never falls back to random weights silently.
+    """
+    if wanted == "none":
+        return None
+    if wanted == "auto":
+        path = results.pretrain(view).checkpoint("final")
+        if not path.exists():
+            raise CheckpointError(
+                f"{path}: no pretrained {view} model; run odiff_train {dataset} {view} --task pretrain, "
+                "or train from scratch with --pretrained none"
+            )
+        return path
+    given = Path(wanted)
+    if given.is_file():
+        return given
+    if (given / "checkpoint_final.safetensors").is_file():
+        return given / "checkpoint_final.safetensors"
+    return _of_dataset(wanted, results.path.name, results_root, view)
+
+
+def _of_dataset(wanted: str, plan_name: str, results_root: Path | None, view: str) -> Path:
+    folders = sorted(results_root.glob("Dataset*")) if results_root and results_root.is_dir() else []
+    number = f"Dataset{int(wanted):03d}_" if wanted.isdigit() else None
+    for folder in folders:
+        if folder.name == wanted or (number and folder.name.startswith(number)):
+            path = ResultsFolder(folder / plan_name).pretrain(view).checkpoint("final")
+            if path.exists():
+                return path
+            raise CheckpointError(
+                f"{path}: no pretrained {view} model; run odiff_train {wanted} {view} --task pretrain"
+            )
+    known = ", ".join(folder.name for folder in folders) or "none"
+    raise UsageError(
+        f"--pretrained {wanted}: neither auto, none, a checkpoint, nor a dataset with results (there are: {known})"
+    )
+
+
+def load_backbone(backbone: nn.Module, path: Path, planned: ViewPlan) -> Checkpoint:
+    """Load the averaged pretrained weights into a U-Net, strictly.
+
+    Raises
+    ------
+    CheckpointError
+        The file is not a pretrained model, or is one of another network, view frame or normalisation.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint.meta.get("task") != "pretrain":
+        raise CheckpointError(
+            f"{path}: is a {checkpoint.meta.get('task')} model, not a pretrained one; give the one in pretrain/"
+        )
+    if checkpoint.meta["view"] != planned.view:
+        raise CheckpointError(
+            f"{path}: was pretrained on {checkpoint.meta['view']} volumes, the view is {planned.view}"
+        )
+    check_network(checkpoint, planned)
+    load_weights(backbone, checkpoint.part("weights."), str(path))
+    return checkpoint

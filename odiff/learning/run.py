@@ -1,0 +1,105 @@
+"""What every kind of training run shares: its settings, its description, and whether it may be resumed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from odiff import __version__
+from odiff.errors import CheckpointError
+from odiff.plan import Plan, ViewPlan, from_plain, to_plain
+from odiff.training.checkpoint import Checkpoint
+from odiff.training.run_folder import RunFolder
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Choices of one command call that are not the plan's."""
+
+    seed: int
+    device: torch.device
+    workers: int
+    restart: bool = False
+
+
+def describe_run(plan: Plan, view: str, task: str, fold: str | None, settings: RunSettings) -> dict[str, Any]:
+    """The description saved with every checkpoint and as config.json."""
+    return {
+        "format": FORMAT,
+        "odiff": __version__,
+        "torch": torch.__version__,
+        "task": task,
+        "view": view,
+        "fold": fold,
+        "seed": settings.seed,
+        "plan": to_plain(plan),
+    }
+
+
+def open_run(folder: Path, meta: dict[str, Any], settings: RunSettings) -> RunFolder:
+    """The folder to train in: fresh, or one whose run fits `meta` and can be resumed.
+
+    Raises
+    ------
+    CheckpointError
+        The folder holds a run of another plan, seed or start.
+    """
+    run = RunFolder(folder)
+    if settings.restart:
+        run.move_aside()
+    if run.config.exists():
+        _check_same_run(run, meta)
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_config(meta)
+    return run
+
+
+SAME = ("task", "view", "fold", "seed", "pretrained", "label_fraction")
+
+
+def _check_same_run(run: RunFolder, meta: dict[str, Any]) -> None:
+    stored = run.read_config()
+    for key in SAME:
+        if stored.get(key) != meta.get(key):
+            raise CheckpointError(
+                f"{run.path}: holds a run with {key} {stored.get(key)!r}, now {meta.get(key)!r}; "
+                "give the same value to resume it, or --restart to move it aside"
+            )
+    views = [name for name in stored["plan"]["views"] if meta["view"] in (name, "fused")]
+    for view in views:
+        check_fit(
+            plan_of_view(stored, view), plan_of_view(meta, view), str(run.path), "--restart moves the old run aside"
+        )
+
+
+def plan_of_view(meta: dict[str, Any], view: str) -> ViewPlan:
+    """The plan of one view inside a description."""
+    return from_plain(ViewPlan, meta["plan"]["views"][view], f"plan.views.{view}", CheckpointError)
+
+
+def check_fit(trained: ViewPlan, planned: ViewPlan, where: str, advice: str) -> None:
+    """Raise a `CheckpointError` unless network, spacing, normalisation and target agree; steps and rates may differ."""
+    for field in ("network", "spacing_zyx_mm", "normalisation"):
+        if getattr(trained, field) != getattr(planned, field):
+            raise CheckpointError(
+                f"{where}: was trained with {field} {to_plain(getattr(trained, field))}, the plan of view {planned.view} has "
+                f"{to_plain(getattr(planned, field))}; {advice}"
+            )
+
+
+def check_network(checkpoint: Checkpoint, planned: ViewPlan) -> None:
+    """Raise a `CheckpointError` unless the checkpoint's network and normalisation are the planned ones.
+
+    Spacing may differ: weights pretrained on another dataset load whole into a plan made with ``--like``.
+    """
+    view = checkpoint.meta["view"]
+    trained = plan_of_view(checkpoint.meta, view)
+    for field in ("network", "normalisation"):
+        if getattr(trained, field) != getattr(planned, field):
+            raise CheckpointError(
+                f"{checkpoint.path}: its {field} is {to_plain(getattr(trained, field))}, the plan has "
+                f"{to_plain(getattr(planned, field))}; plan this dataset with odiff_plan_and_preprocess --like DATASET"
+            )

@@ -1,0 +1,153 @@
+"""Segmentation: encoder and decoder of the diffusion model, fine-tuned with a head at full resolution."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odiff.data.batches import BatchSource, SegmentationBatches
+from odiff.errors import DatasetError
+from odiff.learning.pretrained import load_backbone
+from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.segmentation_loss import hard_dice_parts, segmentation_loss
+from odiff.network.unet import SegmentationNetwork
+from odiff.plan import Augmentation, Plan
+from odiff.training.device import autocast
+from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
+from odiff.training.optimiser import Rates, cosine_rate
+from odiff.training.run_folder import RunFolder
+
+WATCHED_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The series a fold trains on and watches, and the folder of their arrays."""
+
+    prepared: Path
+    train: tuple[str, ...]
+    watch: tuple[str, ...]
+
+
+def class_values(plan: Plan) -> tuple[int, ...]:
+    """The label value of each output of the network, the background first."""
+    return (plan.labels["background"], *sorted(value for name, value in plan.labels.items() if name != "background"))
+
+
+def build_segmentation(plan: Plan, view: str) -> SegmentationNetwork:
+    """The network of a view, with random weights."""
+    return SegmentationNetwork(plan.views[view].network, len(class_values(plan)))
+
+
+def train_segmentation(
+    data: TaskData, plan: Plan, view: str, fold: str, folder: Path, pretrained: Path | None, settings: RunSettings,
+    label_fraction: float = 1.0,
+) -> RunFolder:  # fmt: skip
+    """Fine-tune for the segmentation of `view`, or go on with an interrupted training.
+
+    Raises
+    ------
+    DatasetError
+        No series of the fold has a mask.
+    CheckpointError
+        `pretrained` does not fit the plan, or the folder holds another run.
+    """
+    if not data.train:
+        raise DatasetError(
+            f"{plan.dataset}: no {view} series with a mask to train fold {fold} on; put masks into labelsTr"
+        )
+    view_plan, recipe = plan.views[view], plan.segmentation
+    torch.manual_seed(settings.seed)
+    network = build_segmentation(plan, view)
+    if pretrained:
+        load_backbone(network.backbone, pretrained, view_plan)
+    meta = describe_run(plan, view, "segmentation", fold, settings)
+    meta |= {
+        "pretrained": str(pretrained) if pretrained else None,
+        "label_fraction": label_fraction,
+        "train": list(data.train),
+    }
+    run = open_run(folder, meta, settings)
+    loop = LoopSettings(
+        steps=recipe.steps, accumulate=view_plan.accumulate, gradient_clip=recipe.gradient_clip,
+        weight_decay=recipe.weight_decay, ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every,
+        validate_every=recipe.validate_every, device=settings.device, workers=settings.workers,
+    )  # fmt: skip
+    source = BatchSource(
+        data.prepared, view_plan, recipe.augmentation, plan.left_right, view_plan.batch_size, settings.seed
+    )
+    values = class_values(plan)
+    batches = SegmentationBatches(source, data.train, values, recipe.foreground_fraction)
+
+    def loss(network: nn.Module, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
+        image, classes = batch
+        logits = network(image, torch.full((len(image),), recipe.time_step, device=image.device))
+        return segmentation_loss(logits, classes, recipe.dice_weight, recipe.cross_entropy_weight)
+
+    state = start_state(network, parameter_groups(network), loop)
+    rates = fine_tuning_rates(recipe, is_pretrained=pretrained is not None)
+    watch = _watcher(data, plan, view, settings) if data.watch else None
+    train(state, loop, run, batches, loss, rates, meta, watch, f"{view} segmentation fold {fold}")
+    return run
+
+
+def parameter_groups(network: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The pretrained part and the new layers, which learn at different rates."""
+    named = list(network.named_parameters())
+    return {
+        "backbone": [parameter for name, parameter in named if name.startswith("backbone.")],
+        "head": [parameter for name, parameter in named if not name.startswith("backbone.")],
+    }
+
+
+def fine_tuning_rates(recipe: Any, is_pretrained: bool) -> Rates:
+    """The new layers warm up alone, then everything trains; from scratch there is nothing to protect."""
+    head_steps = recipe.head_steps if is_pretrained else 0
+    share = recipe.backbone_rate if is_pretrained else 1.0
+
+    def rates(step: int) -> dict[str, float]:
+        head = cosine_rate(step, recipe.steps, recipe.warmup_steps, recipe.learning_rate)
+        if step < head_steps:
+            return {"backbone": 0.0, "head": head}
+        rise = min(1.0, (step - head_steps + 1) / max(1, recipe.warmup_steps))
+        return {"backbone": head * share * rise, "head": head}
+
+    return rates
+
+
+def no_augmentation() -> Augmentation:
+    """Settings that leave every sample as it is."""
+    return Augmentation(0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def _watcher(data: TaskData, plan: Plan, view: str, settings: RunSettings) -> Validate:
+    """Pseudo Dice of the averaged model on fixed patches of the fold's validation cases."""
+    view_plan, recipe = plan.views[view], plan.segmentation
+    source = BatchSource(data.prepared, view_plan, no_augmentation(), (), min(2, len(data.watch)), settings.seed)
+    batches = SegmentationBatches(source, data.watch, class_values(plan), recipe.foreground_fraction)
+    names: Sequence[str] = [
+        name for name, _ in sorted(plan.labels.items(), key=lambda item: item[1]) if name != "background"
+    ]
+
+    @torch.no_grad()
+    def watch(state: TrainingState) -> dict[str, float]:
+        totals: list[Tensor] = []
+        value = 0.0
+        for number in range(WATCHED_BATCHES):
+            image, classes = (part.to(settings.device) for part in batches[number])
+            with autocast(settings.device):
+                logits = state.average(image, torch.full((len(image),), recipe.time_step, device=settings.device))
+            value += (
+                float(segmentation_loss(logits, classes, recipe.dice_weight, recipe.cross_entropy_weight))
+                / WATCHED_BATCHES
+            )
+            totals.append(torch.stack(hard_dice_parts(logits, classes)))
+        overlap, sizes = torch.stack(totals).sum(dim=0)
+        dice = {f"dice_{name}": float(2 * a / b) for name, a, b in zip(names, overlap, sizes, strict=True) if b > 0}
+        mean = sum(dice.values()) / max(1, len(dice))
+        return {"score": mean, "watched_loss": value, **dice}
+
+    return watch

@@ -1,0 +1,80 @@
+"""The few layers that the networks are made of; volumes are (b, c, z, y, x)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from odiff.plan.schema import Triple
+
+
+def space_to_depth(x: Tensor, block_zyx: Triple) -> Tensor:
+    """(b, c, z, y, x) -> (b, c * block, z / bz, y / by, x / bx); the inverse of `depth_to_space`."""
+    bz, by, bx = block_zyx
+    b, c, z, y, w = x.shape
+    x = x.reshape(b, c, z // bz, bz, y // by, by, w // bx, bx)
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * bz * by * bx, z // bz, y // by, w // bx)
+
+
+def depth_to_space(x: Tensor, block_zyx: Triple) -> Tensor:
+    """(b, c * block, z, y, x) -> (b, c, z * bz, y * by, x * bx)."""
+    bz, by, bx = block_zyx
+    b, c, z, y, w = x.shape
+    x = x.reshape(b, c // (bz * by * bx), bz, by, bx, z, y, w)
+    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, z * bz, y * by, w * bx)
+
+
+def time_embedding(t: Tensor, channels: int) -> Tensor:
+    """Sines and cosines of t at `channels` / 2 frequencies, 1 to 1/10000 (Vaswani et al. 2017); (b,) -> (b, channels)."""
+    half = channels // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angles = t.float()[:, None] * frequencies[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def convolution(inputs: int, outputs: int, kernel_zyx: Triple, stride_zyx: Triple = (1, 1, 1)) -> nn.Conv3d:
+    """A convolution that keeps the size (divided by the stride); kernels are odd."""
+    depth, rows, columns = (k // 2 for k in kernel_zyx)
+    return nn.Conv3d(inputs, outputs, kernel_zyx, stride=stride_zyx, padding=(depth, rows, columns))
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with eight channels a group, as far as that divides."""
+    return nn.GroupNorm(math.gcd(channels, max(1, channels // 8)), channels)
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, convolution, twice; the time step scales and shifts the second norm (FiLM, Perez et al. 2018)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_zyx: Triple, time_channels: int) -> None:
+        super().__init__()
+        self.norm_in = norm(inputs)
+        self.conv_in = convolution(inputs, outputs, kernel_zyx)
+        self.film = nn.Linear(time_channels, 2 * outputs)
+        self.norm_out = norm(outputs)
+        self.conv_out = convolution(outputs, outputs, kernel_zyx)
+        self.skip = nn.Conv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+        nn.init.zeros_(self.conv_out.weight)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(b, inputs, z, y, x) and (b, time_channels) -> (b, outputs, z, y, x)."""
+        h = self.conv_in(F.silu(self.norm_in(x)))
+        scale, shift = self.film(time).to(h.dtype)[:, :, None, None, None].chunk(2, dim=1)
+        h = self.norm_out(h) * (1 + scale) + shift
+        return self.skip(x) + self.conv_out(F.silu(h))
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour by the stride, then a convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride_zyx: Triple, kernel_zyx: Triple) -> None:
+        super().__init__()
+        self.stride_zyx = stride_zyx
+        self.conv = convolution(inputs, outputs, kernel_zyx)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, inputs, z, y, x) -> (b, outputs, z * sz, y * sy, x * sx)."""
+        return F.interpolate(self.conv(x), scale_factor=[float(s) for s in self.stride_zyx], mode="nearest")

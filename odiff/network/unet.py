@@ -1,0 +1,135 @@
+"""The diffusion network: a residual 3D U-Net on a space-to-depth stem, conditioned on the time step."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from odiff.network.layers import (
+    ResidualBlock,
+    Upsample,
+    convolution,
+    depth_to_space,
+    norm,
+    space_to_depth,
+    time_embedding,
+)
+from odiff.plan.schema import NetworkPlan
+
+
+def block_names(stages: int) -> tuple[str, ...]:
+    """Names of the blocks whose features can be read, from the stem down to `mid` and up again."""
+    return (
+        *(f"encoder_{stage}" for stage in range(stages)),
+        "mid",
+        *(f"decoder_{stage}" for stage in reversed(range(stages - 1))),
+    )
+
+
+def block_channels(plan: NetworkPlan) -> dict[str, int]:
+    """Channels of each block of `block_names`."""
+    widths = plan.channels
+    return {
+        name: widths[-1] if name == "mid" else widths[int(name.rsplit("_", 1)[1])] for name in block_names(len(widths))
+    }
+
+
+class Stage(nn.Module):
+    """Residual blocks at one resolution."""
+
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, kernel_zyx: tuple[int, int, int], time_channels: int
+    ) -> None:
+        super().__init__()
+        widths = [inputs] + [outputs] * blocks
+        self.blocks = nn.ModuleList(
+            ResidualBlock(a, b, kernel_zyx, time_channels) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(b, inputs, z, y, x) -> (b, outputs, z, y, x)."""
+        for block in self.blocks:
+            x = block(x, time)
+        return x
+
+
+class UNet(nn.Module):
+    """Maps a noisy volume and its time step to a volume; its inner activations are odiff's features."""
+
+    def __init__(self, plan: NetworkPlan) -> None:
+        super().__init__()
+        self.plan = plan
+        widths, strides, kernels = plan.channels, plan.strides_zyx, plan.kernels_zyx
+        pixels = plan.stem_zyx[0] * plan.stem_zyx[1] * plan.stem_zyx[2]
+        time = plan.time_channels
+        self.time = nn.Sequential(nn.Linear(time, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
+        self.stem = convolution(pixels, widths[0], kernels[0])
+        self.down = nn.ModuleList(
+            convolution(widths[i - 1], widths[i], kernels[i], strides[i]) if i else nn.Identity()
+            for i in range(len(widths))
+        )
+        self.encoder = nn.ModuleList(
+            Stage(widths[i], widths[i], plan.blocks_per_stage, kernels[i], time) for i in range(len(widths))
+        )
+        self.mid = ResidualBlock(widths[-1], widths[-1], kernels[-1], time)
+        self.up = nn.ModuleList(
+            Upsample(widths[i + 1], widths[i], strides[i + 1], kernels[i]) for i in range(len(widths) - 1)
+        )
+        self.decoder = nn.ModuleList(
+            Stage(2 * widths[i], widths[i], 1, kernels[i], time) for i in range(len(widths) - 1)
+        )
+        self.out = nn.Sequential(norm(widths[0]), nn.SiLU(), convolution(widths[0], pixels, kernels[0]))
+
+    def features(self, x: Tensor, t: Tensor, last: str | None = None) -> dict[str, Tensor]:
+        """Activations after each block.
+
+        Parameters
+        ----------
+        x : (b, 1, z, y, x), a multiple of the plan's total stride along each axis.
+        t : (b,), time steps; 0 is the least noise.
+        last : the block to stop after; all of them by default.
+
+        Returns
+        -------
+        `block_names` -> (b, channels, z', y', x'), in the order they were computed.
+        """
+        time = self.time(time_embedding(t, self.plan.time_channels))
+        h = self.stem(space_to_depth(x, self.plan.stem_zyx))
+        found: dict[str, Tensor] = {}
+        for index, (down, stage) in enumerate(zip(self.down, self.encoder, strict=True)):
+            h = found[f"encoder_{index}"] = stage(down(h), time)
+            if last == f"encoder_{index}":
+                return found
+        h = found["mid"] = self.mid(h, time)
+        for index in reversed(range(len(self.decoder))):
+            if last == next(reversed(found)):
+                return found
+            joined = torch.cat([self.up[index](h), found[f"encoder_{index}"]], dim=1)
+            h = found[f"decoder_{index}"] = self.decoder[index](joined, time)
+        return found
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """(b, 1, z, y, x) and (b,) -> (b, 1, z, y, x), the prediction that the diffusion plan names."""
+        h = next(reversed(self.features(x, t).values()))
+        return depth_to_space(self.out(h), self.plan.stem_zyx)
+
+
+class SegmentationNetwork(nn.Module):
+    """The U-Net's encoder and decoder, and a head back to full resolution that also sees the image."""
+
+    def __init__(self, plan: NetworkPlan, classes: int, width: int = 16) -> None:
+        super().__init__()
+        self.plan = plan
+        self.backbone = UNet(plan)
+        pixels = plan.stem_zyx[0] * plan.stem_zyx[1] * plan.stem_zyx[2]
+        kernel = plan.kernels_zyx[0]
+        self.head_in = nn.Sequential(
+            norm(plan.channels[0]), nn.SiLU(), convolution(plan.channels[0], width * pixels, kernel)
+        )
+        self.head_mix = convolution(width + 1, 2 * width, kernel)
+        self.head_out = nn.Conv3d(2 * width, classes, 1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """(b, 1, z, y, x) and (b,) -> logits (b, classes, z, y, x)."""
+        h = next(reversed(self.backbone.features(x, t).values()))
+        full = depth_to_space(self.head_in(h), self.plan.stem_zyx)
+        return self.head_out(F.silu(self.head_mix(torch.cat([full, x.to(full.dtype)], dim=1))))

@@ -1,0 +1,123 @@
+"""One patient: an anatomy, three acquisitions, and the truth."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from odiff.geometry import VIEWS, Volume
+from odiff.phantom.acquisition import SCANNERS, SIZES, SUBSLICES, Scanner, Size, acquire, draw_grid, grid_points
+from odiff.phantom.knee import DIAGNOSES as KNEE_DIAGNOSES
+from odiff.phantom.knee import LABELS as KNEE_LABELS
+from odiff.phantom.knee import knee
+from odiff.phantom.parts import Anatomy, paint
+
+PHANTOM_VERSION = 1
+Builder = Callable[[np.random.Generator, dict[str, int]], Anatomy]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What makes a joint: its builder, its structures and its abnormalities."""
+
+    build: Builder
+    labels: dict[str, int]
+    diagnoses: tuple[str, ...]
+
+
+JOINTS = {"knee": Joint(knee, KNEE_LABELS, KNEE_DIAGNOSES)}
+
+
+@dataclass(frozen=True)
+class PhantomSeries:
+    """One acquisition with its mask and, per voxel, a bit for each diagnosis whose lesion is there; all (z, y, x)."""
+
+    image: Volume
+    mask: np.ndarray
+    lesion: np.ndarray
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that is known of one phantom patient."""
+
+    series: dict[str, PhantomSeries]
+    diagnoses: dict[str, int]
+    laterality: str
+    center: str
+    field_strength_t: float
+    age: int
+    sex: str
+
+
+def make_study(joint: str, case_index: int, seed: int, size: str = "demo") -> Study:
+    """The study number `case_index` of a cohort; the same arguments always give the same voxels."""
+    rng = np.random.default_rng([PHANTOM_VERSION, seed, case_index])
+    what = JOINTS[joint]
+    burden = rng.normal(0, 0.35)
+    diagnoses = {name: int(rng.normal(-0.3 + burden) > 0) for name in what.diagnoses}
+    anatomy = what.build(rng, diagnoses)
+    laterality = "L" if rng.random() < 0.5 else "R"
+    scanner = SCANNERS[int(rng.integers(len(SCANNERS)))]
+    warp = draw_warp(rng)
+    series = {
+        view: acquire_view(anatomy, what.labels, view, laterality, SIZES[size], scanner, warp, rng) for view in VIEWS
+    }
+    return Study(
+        series,
+        diagnoses,
+        laterality,
+        scanner.center,
+        scanner.field_strength_t,
+        int(rng.integers(18, 75)),
+        "FM"[int(rng.integers(2))],
+    )
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A smooth map of space: scale and shear, then sines of long wavelength; mm."""
+
+    matrix: np.ndarray
+    waves: np.ndarray
+    phases: np.ndarray
+    amplitudes: np.ndarray
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Points (n, 3) of the patient to points of the template."""
+        moved = points @ self.matrix.T
+        for wave, phase, amplitude in zip(self.waves, self.phases, self.amplitudes, strict=True):
+            moved = moved + np.sin(points @ wave + phase)[:, None] * amplitude
+        return moved
+
+
+def draw_warp(rng: np.random.Generator, waves: int = 3, amplitude_mm: float = 1.6) -> Warp:
+    """Per-patient shape variation."""
+    matrix = np.eye(3) * rng.uniform(0.93, 1.07, 3) + rng.normal(0, 0.02, (3, 3))
+    directions = rng.normal(0, 1, (waves, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    lengths = 2 * np.pi / rng.uniform(60, 140, (waves, 1))
+    return Warp(
+        matrix.astype(np.float32), (directions * lengths).astype(np.float32),
+        rng.uniform(0, 2 * np.pi, waves).astype(np.float32), rng.normal(0, amplitude_mm, (waves, 3)).astype(np.float32),
+    )  # fmt: skip
+
+
+def acquire_view(
+    anatomy: Anatomy, labels: dict[str, int], view: str, laterality: str, size: Size, scanner: Scanner, warp: Warp,
+    rng: np.random.Generator,
+) -> PhantomSeries:  # fmt: skip
+    """One thick-slice series of a left or right joint."""
+    centre = np.array([90.0 if laterality == "L" else -90.0, rng.uniform(-20, 20), rng.uniform(-40, 40)])
+    grid = draw_grid(view, size, scanner, rng, centre)
+    world = grid_points(grid)
+    points = (world.reshape(-1, 3) - centre.astype(np.float32)).astype(np.float32)
+    if laterality == "L":
+        points[:, 0] *= -1
+    painted = paint(anatomy, warp(points), labels)
+    shape = world.shape[:4]
+    image = acquire(painted.tissue.reshape(shape), scanner, rng)
+    middle = SUBSLICES // 2
+    mask = painted.label.reshape(shape)[:, middle]
+    lesion = np.bitwise_or.reduce(painted.lesion.reshape(shape), axis=1)
+    return PhantomSeries(Volume(image, grid), np.ascontiguousarray(mask), lesion)

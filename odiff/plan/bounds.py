@@ -1,0 +1,78 @@
+"""Values of a plan that no run can work with, found before anything starts."""
+
+from typing import Any
+
+from odiff.errors import PlanError
+from odiff.plan.schema import SCHEMA_VERSION, DiffusionPlan, NetworkPlan, Plan, ViewPlan
+
+SCHEDULES = ("cosine", "linear")
+PREDICTIONS = ("x0", "epsilon", "v")
+WEIGHTINGS = ("min_snr", "uniform")
+NORMALISATIONS = ("percentile", "zscore")
+FUSIONS = ("concat",)
+
+
+def check_plan(plan: Plan, where: str) -> None:
+    """Raise a `PlanError` that names field, value and bound for the first impossible value of `plan`."""
+    if plan.schema_version != SCHEMA_VERSION:
+        raise PlanError(
+            f"{where}: schema_version is {plan.schema_version}, this odiff reads {SCHEMA_VERSION}; "
+            "rerun odiff_plan_and_preprocess with this version of odiff"
+        )
+    for name in ("pretrain", "segmentation", "diagnosis", "fusion"):
+        recipe = getattr(plan, name)
+        _at_least(where, f"{name}.steps", recipe.steps, 1)
+        _above(where, f"{name}.learning_rate", recipe.learning_rate, 0)
+    _one_of(where, "fusion.variant", plan.fusion.variant, FUSIONS)
+    for view in plan.views.values():
+        _check_view(view, where)
+
+
+def _check_view(view: ViewPlan, where: str) -> None:
+    at = f"views.{view.view}"
+    _at_least(where, f"{at}.batch_size", view.batch_size, 1)
+    _at_least(where, f"{at}.accumulate", view.accumulate, 1)
+    for axis, (size, spacing) in enumerate(zip(view.patch_zyx, view.spacing_zyx_mm, strict=True)):
+        _at_least(where, f"{at}.patch_zyx[{axis}]", size, 1)
+        _above(where, f"{at}.spacing_zyx_mm[{axis}]", spacing, 0)
+    _one_of(where, f"{at}.normalisation.scheme", view.normalisation.scheme, NORMALISATIONS)
+    _check_network(view.network, view.patch_zyx, where, f"{at}.network")
+    _check_diffusion(view.diffusion, where, f"{at}.diffusion")
+
+
+def _check_network(network: NetworkPlan, patch_zyx: tuple[int, ...], where: str, at: str) -> None:
+    stages = len(network.channels)
+    for name in ("strides_zyx", "kernels_zyx"):
+        if len(getattr(network, name)) != stages:
+            raise PlanError(
+                f"{where}: {at}.{name} has {len(getattr(network, name))} entries, channels has {stages}; make them equal"
+            )
+    factor = list(network.stem_zyx)
+    for stride in network.strides_zyx:
+        factor = [a * b for a, b in zip(factor, stride, strict=True)]
+    if any(size % f for size, f in zip(patch_zyx, factor, strict=True)):
+        raise PlanError(f"{where}: patch_zyx {list(patch_zyx)} must be a multiple of {factor}, what {at} divides it by")
+
+
+def _check_diffusion(diffusion: DiffusionPlan, where: str, at: str) -> None:
+    _at_least(where, f"{at}.time_steps", diffusion.time_steps, 2)
+    _one_of(where, f"{at}.schedule", diffusion.schedule, SCHEDULES)
+    _one_of(where, f"{at}.prediction", diffusion.prediction, PREDICTIONS)
+    _one_of(where, f"{at}.loss_weighting", diffusion.loss_weighting, WEIGHTINGS)
+    if not 0 <= diffusion.mask_fraction < 1:
+        raise PlanError(f"{where}: {at}.mask_fraction must be in [0, 1), got {diffusion.mask_fraction}")
+
+
+def _at_least(where: str, field: str, value: Any, bound: float) -> None:
+    if value < bound:
+        raise PlanError(f"{where}: {field} must be at least {bound}, got {value}")
+
+
+def _above(where: str, field: str, value: Any, bound: float) -> None:
+    if not value > bound:
+        raise PlanError(f"{where}: {field} must be above {bound}, got {value}")
+
+
+def _one_of(where: str, field: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise PlanError(f"{where}: {field} must be one of {', '.join(known)}, got {value!r}")

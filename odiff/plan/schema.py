@@ -1,0 +1,178 @@
+"""What a plan holds: all numbers of a run and the reason of each, no behaviour, no environment."""
+
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why a number is what it is."""
+
+    field: str
+    value: Any
+    rule: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Intensities between two percentiles of the body become -1..1, then are clipped at `clip`."""
+
+    scheme: str
+    lower_percentile: float
+    upper_percentile: float
+    clip: float
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """A residual U-Net; one entry per stage, the first at the resolution after the stem."""
+
+    stem_zyx: Triple
+    channels: tuple[int, ...]
+    strides_zyx: tuple[Triple, ...]
+    kernels_zyx: tuple[Triple, ...]
+    blocks_per_stage: int
+    time_channels: int
+
+
+@dataclass(frozen=True)
+class DiffusionPlan:
+    """The forward process, the target, and what the probes may choose from."""
+
+    time_steps: int
+    schedule: str
+    prediction: str
+    loss_weighting: str
+    min_snr_gamma: float
+    mask_fraction: float
+    mask_block_zyx: Triple
+    probe_time_steps: tuple[int, ...]
+    probe_blocks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """Everything that depends on the view: one grid serves pretraining and both tasks."""
+
+    view: str
+    spacing_zyx_mm: tuple[float, float, float]
+    patch_zyx: Triple
+    normalisation: Normalisation
+    network: NetworkPlan
+    diffusion: DiffusionPlan
+    mirror_axes: tuple[int, ...]
+    batch_size: int
+    accumulate: int
+    estimated_memory_gb: float
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Strength of the training augmentation; 0 or an empty range switches a transform off."""
+
+    probability: float
+    rotation_deg: float
+    scale: float
+    shift: float
+    brightness: float
+    contrast: float
+    gamma: float
+    noise: float
+    blur_voxels: float
+
+
+@dataclass(frozen=True)
+class PretrainRecipe:
+    """Self-supervised denoising; `steps` counts optimiser updates."""
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    gradient_clip: float
+    ema_decay: float
+    checkpoint_every: int
+    probe_every: int
+    augmentation: Augmentation
+
+
+@dataclass(frozen=True)
+class SegmentationRecipe:
+    """Fine-tuning of encoder and decoder; the new layers warm up alone for `head_steps`."""
+
+    steps: int
+    learning_rate: float
+    backbone_rate: float
+    head_steps: int
+    warmup_steps: int
+    weight_decay: float
+    gradient_clip: float
+    ema_decay: float
+    checkpoint_every: int
+    validate_every: int
+    foreground_fraction: float
+    dice_weight: float
+    cross_entropy_weight: float
+    time_step: int
+    augmentation: Augmentation
+
+
+@dataclass(frozen=True)
+class DiagnosisRecipe:
+    """Fine-tuning of the backbone under attention pooling; blocks and time steps come from the probes."""
+
+    steps: int
+    learning_rate: float
+    backbone_rate: float
+    head_steps: int
+    warmup_steps: int
+    weight_decay: float
+    gradient_clip: float
+    ema_decay: float
+    checkpoint_every: int
+    validate_every: int
+    batch_size: int
+    dropout: float
+    probe_cases: int
+    augmentation: Augmentation
+
+
+@dataclass(frozen=True)
+class FusionRecipe:
+    """How the views of a case are joined."""
+
+    variant: str
+    steps: int
+    learning_rate: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The effective plan of one dataset, as plans.json holds it."""
+
+    schema_version: int
+    name: str
+    dataset: str
+    joint: str
+    preset: str
+    planned_like: str | None
+    file_ending: str
+    labels: dict[str, int]
+    ignore_label: int | None
+    sparse_slices: bool
+    left_right: tuple[tuple[int, int], ...]
+    diagnoses: tuple[str, ...]
+    flip_left_joints: bool
+    average_unknown_laterality: bool
+    views: dict[str, ViewPlan]
+    pretrain: PretrainRecipe
+    segmentation: SegmentationRecipe
+    diagnosis: DiagnosisRecipe
+    fusion: FusionRecipe
+    decisions: tuple[Decision, ...]

@@ -1,0 +1,67 @@
+"""Files that are either whole or absent: written under a temporary name, then renamed."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from odiff.errors import OdiffError, StorageError
+
+NO_ROOM = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "you may not write there; choose another folder or change its permissions",
+}
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` with the same ending; rename it to `path` when the block succeeds.
+
+    The parent folder is made. When the block fails nothing is left behind and an earlier `path` stays as it was.
+
+    Raises
+    ------
+    StorageError
+        The disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise StorageError(f"{path}: cannot be written: {NO_ROOM[error.errno]}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON that a person can read, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, error: type[OdiffError], advice: str) -> Any:
+    """Read a JSON file; `error` with the line and column, and `advice`, where that is not possible."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: not found; {advice}") from None
+    except json.JSONDecodeError as fault:
+        raise error(
+            f"{path}: broken JSON at line {fault.lineno}, column {fault.colno}: {fault.msg}; {advice}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise error(f"{path}: cannot be read: {fault}; {advice}") from None

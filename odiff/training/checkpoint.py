@@ -1,0 +1,81 @@
+"""Checkpoints that describe themselves: weights in safetensors with their plan, step and versions beside them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from odiff.errors import CheckpointError
+from odiff.storage import atomic_path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, and the description they were saved with."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names start with `prefix`, without it."""
+        return {name[len(prefix) :]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write tensors and their JSON description to one safetensors file, whole or not at all."""
+    whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(whole, temporary, metadata={"odiff": json.dumps(meta)})
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a file of `save_checkpoint`.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, truncated, or not one of odiff's.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = (file.metadata() or {}).get("odiff")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint; train with odiff_train first") from None
+    except (SafetensorError, OSError) as fault:
+        raise CheckpointError(
+            f"{path}: damaged checkpoint ({fault}); train it again with odiff_train --restart"
+        ) from None
+    if meta is None:
+        raise CheckpointError(f"{path}: not a checkpoint of odiff: it has no description")
+    return Checkpoint(path, tensors, json.loads(meta))
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str, new: tuple[str, ...] = ()) -> None:
+    """Load `weights` strictly; only parameters whose names start with one of `new` may stay as they are.
+
+    Raises
+    ------
+    CheckpointError
+        A tensor is missing, left over, or has another shape.
+    """
+    own = network.state_dict()
+    missing = [name for name in own if name not in weights and not name.startswith(new or ("\0",))]
+    unknown = [name for name in weights if name not in own]
+    differing = [name for name in weights if name in own and own[name].shape != weights[name].shape]
+    for what, names in (("lacks", missing), ("has unknown", unknown), ("has another shape for", differing)):
+        if names:
+            raise CheckpointError(
+                f"{where}: the checkpoint {what} {names[0]} ({len(names)} in all): it was trained with another plan; "
+                "train again with --restart, or plan with --like"
+            )
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)

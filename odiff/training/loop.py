@@ -1,0 +1,177 @@
+"""The one training loop: pretraining and both tasks hand it different functions."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from odiff.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from odiff.training.device import autocast
+from odiff.training.optimiser import (
+    Rates,
+    load_optimiser,
+    make_optimiser,
+    moving_average,
+    optimiser_tensors,
+    set_rates,
+    update_average,
+)
+from odiff.training.progress import draw_progress
+from odiff.training.run_folder import RunFolder
+
+Batch = Any
+Validate = Callable[["TrainingState"], dict[str, float]]
+Loss = Callable[[nn.Module, Batch, int], Tensor]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Numbers of the loop; `steps` counts optimiser updates, each of `accumulate` batches."""
+
+    steps: int
+    accumulate: int
+    gradient_clip: float
+    weight_decay: float
+    ema_decay: float
+    checkpoint_every: int
+    validate_every: int
+    device: torch.device
+    workers: int
+
+
+@dataclass
+class TrainingState:
+    """What changes while training, and is restored when a run resumes."""
+
+    network: nn.Module
+    average: nn.Module
+    optimiser: torch.optim.AdamW
+    step: int = 0
+    best: float | None = None
+
+
+def start_state(network: nn.Module, groups: dict[str, list[nn.Parameter]], settings: LoopSettings) -> TrainingState:
+    """The state before the first step."""
+    network = network.to(settings.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return TrainingState(network, moving_average(network), make_optimiser(groups, settings.weight_decay))
+
+
+def train(
+    state: TrainingState,
+    settings: LoopSettings,
+    folder: RunFolder,
+    batches: Dataset,
+    loss: Loss,
+    rates: Rates,
+    meta: dict[str, Any],
+    validate: Validate | None = None,
+    title: str = "",
+) -> None:
+    """Train from `state` (or the latest checkpoint in `folder`) to the last step, and save the final checkpoint.
+
+    Parameters
+    ----------
+    batches : item n is the n-th batch ever, drawn from n and the seed alone, so that a resumed run meets the same data.
+    loss : (network, batch on the device, number of the batch) -> scalar to minimise.
+    rates : step -> learning rate of each parameter group.
+    meta : saved with every checkpoint.
+    validate : called every `validate_every` steps; the value under ``score`` (higher is better) chooses `best`.
+    """
+    resume(state, folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    loader = iter(
+        DataLoader(batches, batch_size=None, sampler=_numbers(state.step, settings), num_workers=settings.workers)
+    )
+    with tqdm(total=settings.steps, initial=state.step, desc=title, unit="step", mininterval=1) as bar:
+        while state.step < settings.steps:
+            started = time.perf_counter()
+            value = update(state, settings, loader, loss, rates)
+            entry: dict[str, Any] = {"step": state.step, "loss": value, "seconds": time.perf_counter() - started}
+            entry |= {f"rate_{name}": rate for name, rate in rates(state.step - 1).items()}
+            is_last = state.step == settings.steps
+            if validate and (is_last or state.step % settings.validate_every == 0):
+                entry |= validate(state)
+            folder.append_metrics(entry)
+            _keep_best(state, folder, entry, meta)
+            if is_last or state.step % settings.checkpoint_every == 0:
+                save_state(state, folder, meta)
+                draw_progress(folder)
+            bar.set_postfix(loss=f"{value:.4g}", refresh=False)
+            bar.update()
+    save_checkpoint(folder.checkpoint("final"), weights_of(state), {**meta, "step": state.step})
+
+
+def update(state: TrainingState, settings: LoopSettings, loader: Any, loss: Loss, rates: Rates) -> float:
+    """One optimiser update; the mean loss of its batches."""
+    state.network.train()
+    set_rates(state.optimiser, rates(state.step))
+    total = 0.0
+    for part in range(settings.accumulate):
+        batch = to_device(next(loader), settings.device)
+        with autocast(settings.device):
+            value = loss(state.network, batch, state.step * settings.accumulate + part)
+        (value / settings.accumulate).backward()
+        total += float(value.detach()) / settings.accumulate
+    nn.utils.clip_grad_norm_(state.network.parameters(), settings.gradient_clip)
+    state.optimiser.step()
+    state.optimiser.zero_grad(set_to_none=True)
+    state.step += 1
+    update_average(state.average, state.network, settings.ema_decay, state.step)
+    return total
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Tensors in dicts and lists to the device, everything else as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
+
+
+def _numbers(step: int, settings: LoopSettings) -> range:
+    return range(step * settings.accumulate, settings.steps * settings.accumulate)
+
+
+def weights_of(state: TrainingState) -> dict[str, Tensor]:
+    """The averaged weights, which is what a model is used with."""
+    return {f"weights.{name}": tensor for name, tensor in state.average.state_dict().items()}
+
+
+def save_state(state: TrainingState, folder: RunFolder, meta: dict[str, Any]) -> None:
+    """Everything that resuming needs, as ``checkpoint_latest``."""
+    tensors = weights_of(state)
+    tensors |= {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
+    tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(state.optimiser).items()}
+    progress = {"step": state.step, "best": state.best}
+    save_checkpoint(folder.checkpoint("latest"), tensors, {**meta, **progress})
+
+
+def resume(state: TrainingState, folder: RunFolder) -> None:
+    """Continue from ``checkpoint_latest`` where there is one; without, from the state as given."""
+    path = folder.checkpoint("latest")
+    if not path.exists():
+        if folder.metrics.exists():
+            folder.drop_metrics_after(0)
+        return
+    checkpoint = read_checkpoint(path)
+    load_weights(state.network, checkpoint.part("network."), str(path))
+    load_weights(state.average, checkpoint.part("weights."), str(path))
+    load_optimiser(state.optimiser, checkpoint.part("optimiser."))
+    state.step, state.best = checkpoint.meta["step"], checkpoint.meta["best"]
+    folder.drop_metrics_after(state.step)
+
+
+def _keep_best(state: TrainingState, folder: RunFolder, entry: dict[str, Any], meta: dict[str, Any]) -> None:
+    score = entry.get("score")
+    if score is None or (state.best is not None and score <= state.best):
+        return
+    state.best = score
+    save_checkpoint(folder.checkpoint("best"), weights_of(state), {**meta, "step": state.step, "score": score})

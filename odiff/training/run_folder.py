@@ -1,0 +1,80 @@
+"""The folder of one training run: what is in it, and how a run is found done, resumed or moved aside."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from odiff.errors import CheckpointError
+from odiff.storage import read_json, write_json, write_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Fixed names inside a run's folder."""
+
+    path: Path
+
+    def checkpoint(self, kind: str) -> Path:
+        """`kind` is latest, best or final."""
+        return self.path / f"checkpoint_{kind}.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per line: step, loss, rates, and what validation found."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def config(self) -> Path:
+        """The effective plan and every choice of this run."""
+        return self.path / "config.json"
+
+    @property
+    def validation(self) -> Path:
+        """Predictions and scores of the validation cases."""
+        return self.path / "validation"
+
+    def is_trained(self) -> bool:
+        """Whether all steps were made."""
+        return self.checkpoint("final").exists()
+
+    def move_aside(self) -> Path | None:
+        """Rename an earlier run to ``<name>.old-N``; None where there is none."""
+        if not self.path.exists():
+            return None
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
+        self.path.rename(aside)
+        return aside
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Store the run's configuration."""
+        write_json(self.config, config)
+
+    def read_config(self) -> dict[str, Any]:
+        """The stored configuration."""
+        return read_json(self.config, CheckpointError, "train again with odiff_train --restart")
+
+    def append_metrics(self, entry: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of metrics.jsonl; a line cut short by a crash is left out."""
+        if not self.metrics.exists():
+            return []
+        return [entry for line in self.metrics.read_text(encoding="utf-8").splitlines() if (entry := _parse(line))]
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget what was logged after the checkpoint that a run resumes from."""
+        kept = [entry for entry in self.read_metrics() if entry["step"] <= step]
+        write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None

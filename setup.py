@@ -1,0 +1,51 @@
+"""Installs odiff; `plans/`, `experiment_planning/` and `inference/` become sub-packages of it."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+OUTER = ("plans", "experiment_planning", "inference")
+
+packages = find_packages(include=["odiff", "odiff.*"])
+for folder in OUTER:
+    packages += [f"odiff.{name}" for name in find_packages(include=[folder, f"{folder}.*"])]
+
+setup(
+    name="odiff-mri",
+    version="0.1.0",
+    description="Self-configuring diffusion pretraining, segmentation and diagnosis for joint MRI",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=packages,
+    package_dir={"odiff": "odiff", **{f"odiff.{name}": name for name in OUTER}},
+    package_data={"odiff.plans": ["*.json"], "odiff": ["py.typed"]},
+    install_requires=[
+        "torch>=2.4,!=2.9.*",
+        "SimpleITK>=2.3",
+        "batchgenerators>=0.25",
+        "numpy>=1.24",
+        "scipy>=1.10",
+        "pandas>=2.0",
+        "acvl-utils>=0.2.5,<0.3",
+        "blosc2>=3.0",
+        "scikit-learn>=1.3",
+        "safetensors>=0.4",
+        "tqdm>=4.60",
+        "matplotlib>=3.7",
+        "psutil>=5.9",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10"],
+    },
+    entry_points={
+        "console_scripts": [
+            "odiff_verify_dataset=odiff.experiment_planning.verify_command:main",
+            "odiff_plan_and_preprocess=odiff.experiment_planning.command:main",
+            "odiff_train=odiff.cli.train:main",
+            "odiff_predict=odiff.inference.command:main",
+            "odiff_demo=odiff.inference.demo.command:main",
+        ]
+    },
+)
