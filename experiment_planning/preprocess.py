@@ -11,13 +11,14 @@ import numpy as np
 from odiff.data.batches import IGNORE
 from odiff.data.index import PreparedCase, PreparedDataset, PreparedSeries, write_index
 from odiff.data.preprocessing import prepare
-from odiff.data.store import read_stored, write_prepared
+from odiff.data.store import read_stored, write_array, write_prepared
 from odiff.dataset import Case, Dataset, Series, make_splits, read_splits
 from odiff.errors import DatasetError, OdiffError
 from odiff.experiment_planning.fingerprint import file_stamp
 from odiff.experiment_planning.parallel import run_parallel
-from odiff.geometry import canonical_frame, from_canonical, read_mask, read_volume, to_canonical
-from odiff.plan import Plan, ViewPlan, to_plain
+from odiff.geometry import Grid, canonical_frame, from_canonical, read_mask, read_volume, to_canonical
+from odiff.plan import Plan, to_plain
+from odiff.storage import write_json
 
 SPLITS = "splits_final.json"
 
@@ -81,27 +82,18 @@ def is_current(folder: Path, name: str, stamp: str) -> bool:
 def preprocess_series(series: Series, plan: Plan, is_left: bool, folder: Path, stamp: str) -> None:
     """Read, prepare and store one series with its mask."""
     volume = read_volume(series.image)
-    mask = (
-        None
-        if series.mask is None
-        else known_labels(read_mask(series.mask).array, volume.grid, series.view, plan, is_left)
+    if series.mask is None:
+        write_prepared(folder, series.name, prepare(volume, None, plan.views[series.view], is_left), stamp)
+        return
+    labels = read_mask(series.mask).array
+    write_array(
+        folder / f"{series.name}_truth.b2nd", known_labels(labels, volume.grid, series.view, plan, is_left=False)
     )
-    view: ViewPlan = plan.views[series.view]
-    prepared = prepare(volume, mask, view, is_left)
-    write_prepared(folder, series.name, prepared, stamp)
-    if series.mask is not None:
-        truth = read_mask(series.mask).array
-        write_prepared_truth(folder, series.name, truth)
+    mask = known_labels(labels, volume.grid, series.view, plan, is_left)
+    write_prepared(folder, series.name, prepare(volume, mask, plan.views[series.view], is_left), stamp)
 
 
-def write_prepared_truth(folder: Path, name: str, truth: np.ndarray) -> None:
-    """The mask on the file's own grid, for validation."""
-    from odiff.data.store import write_array
-
-    write_array(folder / f"{name}_truth.b2nd", truth.astype(np.int16))
-
-
-def known_labels(mask: np.ndarray, grid, view: str, plan: Plan, is_left: bool) -> np.ndarray:  # type: ignore[no-untyped-def]
+def known_labels(mask: np.ndarray, grid: Grid, view: str, plan: Plan, is_left: bool) -> np.ndarray:
     """Label values with `IGNORE` where the truth is unknown, and paired labels swapped on a mirrored joint.
 
     Unknown is the ignore label and, where `plan.sparse_slices`, every slice without any label.
@@ -146,8 +138,6 @@ def write_splits(dataset: Dataset, preprocessed: Path) -> None:
         return
     labels = np.array([label_row(case, dataset) for case in labelled], float)
     splits = make_splits([case.name for case in labelled], [case.patient for case in labelled], labels)
-    from odiff.storage import write_json
-
     write_json(path, splits)
 
 

@@ -39,8 +39,10 @@ def describe_run(plan: Plan, view: str, task: str, fold: str | None, settings: R
     }
 
 
-def open_run(folder: Path, meta: dict[str, Any], settings: RunSettings) -> RunFolder:
+def open_run(folder: Path, meta: dict[str, Any], settings: RunSettings, keep: tuple[str, ...] = ()) -> RunFolder:
     """The folder to train in: fresh, or one whose run fits `meta` and can be resumed.
+
+    Keys of `keep` in the stored configuration outlive the new one.
 
     Raises
     ------
@@ -50,10 +52,12 @@ def open_run(folder: Path, meta: dict[str, Any], settings: RunSettings) -> RunFo
     run = RunFolder(folder)
     if settings.restart:
         run.move_aside()
+    kept: dict[str, Any] = {}
     if run.config.exists():
         _check_same_run(run, meta)
+        kept = {key: value for key, value in run.read_config().items() if key in keep}
     run.path.mkdir(parents=True, exist_ok=True)
-    run.write_config(meta)
+    run.write_config({**meta, **kept})
     return run
 
 

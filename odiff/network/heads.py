@@ -64,6 +64,10 @@ class DiagnosisHead(nn.Module):
         """Features by block name -> (b, labels, width * blocks), what fusion joins."""
         return torch.cat([pool(features[name]) for name, pool in self.pools.items()], dim=2)
 
+    def classify(self, embedded: Tensor) -> Tensor:
+        """(b, labels, width * blocks) -> logits (b, labels)."""
+        return (self.dropout(embedded) * self.weight).sum(dim=2) + self.bias
+
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Features by block name -> logits (b, labels)."""
-        return (self.dropout(self.embed(features)) * self.weight).sum(dim=2) + self.bias
+        return self.classify(self.embed(features))

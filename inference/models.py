@@ -1,0 +1,112 @@
+"""The trained models in a results folder: which there are, and loading them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from odiff.errors import CheckpointError, UsageError
+from odiff.learning.diagnosis import load_diagnosis
+from odiff.learning.fusion import load_fusion
+from odiff.learning.oof import StoredCalibration, read_calibration
+from odiff.learning.pretrained import ResultsFolder
+from odiff.learning.segment import load_segmentation
+from odiff.network.diagnosis import DiagnosisNetwork
+from odiff.network.fusion import ConcatFusion
+from odiff.network.unet import SegmentationNetwork
+from odiff.plan import Plan, plan_from_plain
+from odiff.training.run_folder import RunFolder
+
+KINDS = ("final", "best")
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """Networks by view (and fold), ready to predict."""
+
+    folder: Path
+    plan: Plan
+    segmentation: dict[str, list[SegmentationNetwork]]
+    diagnosis: dict[str, dict[str, DiagnosisNetwork]]
+    fusion: dict[str, ConcatFusion]
+    calibration: dict[str, StoredCalibration]
+
+
+def load_models(folder: Path, folds: Sequence[str] | None, checkpoint: str, device: torch.device) -> LoadedModels:
+    """Load every trained model of a results folder.
+
+    Raises
+    ------
+    CheckpointError
+        There is no trained model, or one is damaged.
+    UsageError
+        A fold was asked for that no model has.
+    """
+    results = ResultsFolder(folder)
+    plan = find_plan(folder)
+    segmentation, diagnosis = {}, {}
+    for view in plan.views:
+        runs = trained(results, view, "segmentation", folds)
+        if runs:
+            segmentation[view] = [
+                load_segmentation(weights(run, checkpoint), plan, view, device) for run in runs.values()
+            ]
+        runs = trained(results, view, "diagnosis", folds)
+        if runs:
+            diagnosis[view] = {
+                f: load_diagnosis(weights(run, checkpoint), plan, view, device) for f, run in runs.items()
+            }
+    if not segmentation and not diagnosis:
+        of_folds = f" of fold {', '.join(folds)}" if folds else ""
+        raise CheckpointError(f"{folder}: no trained model{of_folds}; train one first: odiff_train {plan.dataset} VIEW")
+    fusion = {
+        fold: load_fusion(
+            run.checkpoint("final"), len(plan.diagnoses), {v: n[fold] for v, n in diagnosis.items() if fold in n}
+        )
+        for fold, run in trained(results, "fused", "diagnosis", folds).items()
+    }
+    calibration = {view: read_calibration(results, view) for view in (*diagnosis, "fused")}
+    usable = {
+        view: found for view, found in calibration.items() if found and is_calibrated(found, results, view, folds)
+    }
+    return LoadedModels(folder, plan, segmentation, diagnosis, fusion, usable)
+
+
+def trained(results: ResultsFolder, view: str, task: str, folds: Sequence[str] | None) -> dict[str, RunFolder]:
+    """Trained runs by fold; ``all`` is left out where single folds are there, unless it is asked for."""
+    found = results.folds(view, task)
+    if folds is None:
+        singles = [fold for fold in found if fold != "all"]
+        return {fold: results.task(view, task, fold) for fold in singles or found}
+    missing = [fold for fold in folds if fold not in found]
+    if missing and found:
+        raise UsageError(f"-f {missing[0]}: {view} {task} has the folds {', '.join(found)}")
+    return {fold: results.task(view, task, fold) for fold in folds if fold in found}
+
+
+def is_calibrated(found: StoredCalibration, results: ResultsFolder, view: str, folds: Sequence[str] | None) -> bool:
+    """A calibration holds for the folds it was fitted on, never for a model trained on every case."""
+    used = tuple(trained(results, view, "diagnosis", folds))
+    return "all" not in used and set(used) <= set(found.folds)
+
+
+def weights(run: RunFolder, kind: str) -> Path:
+    """The checkpoint to use; a run without ``best`` (nothing to validate on) gives ``final``."""
+    path = run.checkpoint(kind)
+    return path if path.exists() else run.checkpoint("final")
+
+
+def find_plan(folder: Path) -> Plan:
+    """The plan stored with any run in a results folder.
+
+    Raises
+    ------
+    CheckpointError
+        There is no run at all.
+    """
+    configs = sorted(folder.glob("*/*/config.json")) + sorted(folder.glob("*/*/fold_*/config.json"))
+    for path in configs:
+        if ".old-" not in str(path):
+            return plan_from_plain(RunFolder(path.parent).read_config()["plan"], str(path))
+    raise CheckpointError(f"{folder}: no trained model; train one first with odiff_train DATASET VIEW")

@@ -1,0 +1,198 @@
+"""Folder to folder: one segmentation per series, one row of diagnosis.csv per case."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from odiff.dataset import CaseRow, DatasetDescription, Series, list_series, read_case_table
+from odiff.errors import DatasetError, ImageError
+from odiff.geometry import Volume, read_volume, write_volume
+from odiff.inference.predictor import CaseImages, Diagnosis, Predictor
+from odiff.learning.segment import smallest_integers
+from odiff.plan import Plan
+from odiff.storage import atomic_path, write_text
+
+log = logging.getLogger(__name__)
+TABLE = "diagnosis.csv"
+
+
+@dataclass(frozen=True)
+class PredictOutcome:
+    """What a call did; `failed` holds one message per unreadable file."""
+
+    segmented: int
+    diagnosed: int
+    skipped: int
+    failed: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def predict_folder(
+    predictor: Predictor,
+    source: Path,
+    target: Path,
+    *,
+    cases_file: Path | None = None,
+    save_probabilities: bool = False,
+) -> PredictOutcome:
+    """Predict every series of a folder; what an earlier call finished is left alone.
+
+    Parameters
+    ----------
+    source : holds files ``<case>_<view>[_<k>]`` with the plan's file ending, and maybe cases.csv.
+    target : takes segmentations named as their inputs, and diagnosis.csv.
+    cases_file : a case table in place of the one in `source`.
+
+    Raises
+    ------
+    DatasetError
+        The folder holds no image that can be predicted, or the case table is broken.
+    """
+    plan = predictor.plan
+    series = find_series(source, plan)
+    rows = case_rows(source, cases_file, plan)
+    notes = [
+        f"view {view}: no trained model, skipped"
+        for view in sorted({one.view for one in series} - set(_views(predictor)))
+    ]
+    done = read_table(target / TABLE, plan)
+    failed: list[str] = []
+    counts = {"segmented": 0, "diagnosed": 0, "skipped": 0}
+    by_case: dict[str, list[Series]] = {}
+    for one in series:
+        by_case.setdefault(one.case, []).append(one)
+    for case, members in tqdm(sorted(by_case.items()), desc="predict", unit="case"):
+        row = rows.get(case)
+        laterality = row.laterality if row else None
+        wanted = [one for one in members if predictor.can_segment(one.view) and not (target / one.image.name).exists()]
+        needs_diagnosis = predictor.can_diagnose() and case not in done
+        if not wanted and not needs_diagnosis:
+            counts["skipped"] += 1
+            continue
+        volumes = _read(members if needs_diagnosis else wanted, failed)
+        for one in wanted:
+            if one.name in volumes:
+                _segment(predictor, one, volumes[one.name], laterality, target, save_probabilities)
+                counts["segmented"] += 1
+        if needs_diagnosis and (found := _diagnose(predictor, members, volumes, laterality)):
+            done[case] = table_row(case, found)
+            write_table(target / TABLE, done, plan)
+            counts["diagnosed"] += 1
+    return PredictOutcome(**counts, failed=tuple(failed), notes=tuple(notes))
+
+
+def _views(predictor: Predictor) -> list[str]:
+    return [view for view in predictor.plan.views if predictor.can_segment(view) or view in predictor.models.diagnosis]
+
+
+def find_series(source: Path, plan: Plan) -> tuple[Series, ...]:
+    """The series in an input folder.
+
+    Raises
+    ------
+    DatasetError
+        The folder is missing or holds none.
+    """
+    if not source.is_dir():
+        raise DatasetError(f"{source}: no such folder; give the folder of images with -i")
+    series, other = list_series(source, plan.file_ending, ("sagittal", "coronal", "axial"))
+    if not series:
+        example = f"; {other[0].name} does not fit" if other else ""
+        raise DatasetError(
+            f"{source}: no images named <case>_<view>{plan.file_ending} (views {', '.join(plan.views)}){example}"
+        )
+    for path in other:
+        log.info("%s: passed over, not named <case>_<view>%s", path, plan.file_ending)
+    return series
+
+
+def case_rows(source: Path, cases_file: Path | None, plan: Plan) -> dict[str, CaseRow]:
+    """Laterality and patient of each case, from ``--cases`` or cases.csv in the input folder; empty without."""
+    path = cases_file or source / "cases.csv"
+    if cases_file and not cases_file.exists():
+        raise DatasetError(f"--cases {cases_file}: no such file")
+    if not path.exists():
+        return {}
+    nothing = DatasetDescription(
+        plan.dataset, plan.joint, plan.file_ending, tuple(plan.views), {}, None, False, (), (), {}, ()
+    )
+    return read_case_table(path, nothing, require_labels=False)
+
+
+def _read(series: Sequence[Series], failed: list[str]) -> dict[str, Volume]:
+    volumes = {}
+    for one in series:
+        try:
+            volumes[one.name] = read_volume(one.image)
+        except ImageError as error:
+            failed.append(str(error))
+    return volumes
+
+
+def _segment(
+    predictor: Predictor, series: Series, volume: Volume, laterality: str | None, target: Path, save_probabilities: bool
+) -> None:
+    if save_probabilities:
+        labels, probabilities = predictor.segment_with_probabilities(volume, series.view, laterality)
+        with atomic_path(target / f"{series.name}.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, probabilities=probabilities.astype(np.float16))
+    else:
+        labels = predictor.segment(volume, series.view, laterality)
+    write_volume(target / series.image.name, smallest_integers(labels), volume.grid)
+
+
+def _diagnose(
+    predictor: Predictor, series: Sequence[Series], volumes: dict[str, Volume], laterality: str | None
+) -> Diagnosis | None:
+    by_view: dict[str, tuple[Volume, ...]] = {}
+    for one in series:
+        if one.name in volumes and one.view in predictor.models.diagnosis:
+            by_view[one.view] = (*by_view.get(one.view, ()), volumes[one.name])
+    return predictor.diagnose(CaseImages(by_view, laterality)) if by_view else None
+
+
+def columns(plan: Plan) -> list[str]:
+    """Columns of diagnosis.csv."""
+    return ["case", *plan.diagnoses, "views", "calibrated", "laterality_known"]
+
+
+def table_row(case: str, found: Diagnosis) -> dict[str, str]:
+    """One row of diagnosis.csv."""
+    probabilities = {name: f"{value:.5f}" for name, value in found.probabilities.items()}
+    answer = {True: "yes", False: "no"}
+    return {
+        "case": case,
+        **probabilities,
+        "views": "+".join(found.views),
+        "calibrated": answer[found.is_calibrated],
+        "laterality_known": answer[found.is_laterality_known],
+    }
+
+
+def read_table(path: Path, plan: Plan) -> dict[str, dict[str, str]]:
+    """Rows of an earlier diagnosis.csv by case.
+
+    Raises
+    ------
+    DatasetError
+        The file is of another model.
+    """
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(table.columns) != columns(plan):
+        raise DatasetError(
+            f"{path}: has other columns than this model's ({', '.join(columns(plan))}); choose another -o"
+        )
+    return {row["case"]: {str(key): str(value) for key, value in row.items()} for row in table.to_dict("records")}
+
+
+def write_table(path: Path, rows: dict[str, dict[str, str]], plan: Plan) -> None:
+    """Write diagnosis.csv, sorted by case."""
+    table = pd.DataFrame([rows[case] for case in sorted(rows)], columns=columns(plan))
+    write_text(path, table.to_csv(index=False))

@@ -1,0 +1,177 @@
+"""A loaded model for many calls: arrays or SimpleITK images in, segmentations and probabilities out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scipy.special import expit
+
+from odiff.data.batches import split_tiles
+from odiff.data.preprocessing import PreparedVolume, prepare, restore_map
+from odiff.errors import CheckpointError
+from odiff.geometry import Volume, image_from_volume, volume_from_image
+from odiff.inference.models import LoadedModels, load_models
+from odiff.learning.diagnosis import embed_volume, volume_logits
+from odiff.learning.segment import class_probabilities, labels_on_grid, smallest_integers
+from odiff.plan import Plan
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Probabilities of one case by label; `views` took part."""
+
+    probabilities: dict[str, float]
+    views: tuple[str, ...]
+    is_calibrated: bool
+    is_laterality_known: bool
+
+
+@dataclass(frozen=True)
+class CaseImages:
+    """One case to diagnose: volumes by view, each view with one or more series."""
+
+    volumes: dict[str, tuple[Volume, ...]]
+    laterality: str | None = None
+
+
+class Predictor:
+    """Keeps the networks of a results folder in memory.
+
+    Parameters
+    ----------
+    model : ``odiff_results/<dataset>/<plan>``.
+    folds : which folds to ensemble; all that are trained by default.
+    checkpoint : ``final`` or ``best``.
+
+    Raises
+    ------
+    CheckpointError
+        The folder holds no trained model; the message names odiff_train.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        folds: Sequence[str] | None = None,
+        checkpoint: str = "final",
+        device: torch.device | None = None,
+        step_size: float = 0.5,
+        is_mirroring: bool = True,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.models: LoadedModels = load_models(Path(model), folds, checkpoint, self.device)
+        self.step_size, self.is_mirroring = step_size, is_mirroring
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the models were trained with."""
+        return self.models.plan
+
+    def can_segment(self, view: str) -> bool:
+        """Whether a segmentation model of the view is loaded."""
+        return view in self.models.segmentation
+
+    def can_diagnose(self) -> bool:
+        """Whether any diagnosis model is loaded."""
+        return bool(self.models.diagnosis)
+
+    def segment(self, volume: Volume, view: str, laterality: str | None = None) -> np.ndarray:
+        """Label values (z, y, x) on the volume's own grid."""
+        return self._segment(volume, view, laterality)[0]
+
+    def segment_with_probabilities(
+        self, volume: Volume, view: str, laterality: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Label values (z, y, x), and class probabilities (classes, z, y, x), both on the volume's own grid."""
+        labels, probabilities, prepared = self._segment(volume, view, laterality)
+        maps = [restore_map(p, prepared.geometry, float(number == 0)) for number, p in enumerate(probabilities)]
+        return labels, np.stack(maps)
+
+    def segment_image(self, image: sitk.Image, view: str, laterality: str | None = None) -> sitk.Image:
+        """A SimpleITK image in, a label image on the same grid out."""
+        volume = volume_from_image(image, "image")
+        return image_from_volume(smallest_integers(self.segment(volume, view, laterality)), volume.grid)
+
+    def _segment(
+        self, volume: Volume, view: str, laterality: str | None
+    ) -> tuple[np.ndarray, torch.Tensor, PreparedVolume]:
+        if not self.can_segment(view):
+            raise CheckpointError(
+                f"{self.models.folder}: no trained segmentation model of view {view}; run odiff_train for it"
+            )
+        prepared = self._prepare(volume, view, laterality)
+        networks = self.models.segmentation[view]
+        probabilities = class_probabilities(
+            networks, prepared.image, self.plan, view, self.device, self.step_size, self.is_mirroring
+        )
+        return labels_on_grid(probabilities, prepared.geometry, self.plan), probabilities, prepared
+
+    def _prepare(self, volume: Volume, view: str, laterality: str | None) -> PreparedVolume:
+        is_left = laterality == "L" and self.plan.flip_left_joints
+        return prepare(volume, None, self.plan.views[view], is_left)
+
+    def diagnose(self, case: CaseImages) -> Diagnosis:
+        """Probabilities of one case from all its views that have a model.
+
+        Where the laterality is unknown but the training knew it, both mirrorings are averaged.
+
+        Raises
+        ------
+        CheckpointError
+            None of the case's views has a trained diagnosis model.
+        """
+        views = tuple(view for view in self.plan.views if case.volumes.get(view) and view in self.models.diagnosis)
+        if not views:
+            raise CheckpointError(
+                f"{self.models.folder}: no diagnosis model of the views {', '.join(case.volumes)}; run odiff_train"
+            )
+        lateralities = [case.laterality]
+        if case.laterality is None and self.plan.average_unknown_laterality:
+            lateralities = ["R", "L"]
+        logits = np.mean([self._logits(case, views, side) for side in lateralities], axis=0)
+        calibration = self.models.calibration.get("fused" if self._uses_fusion(views) else views[0])
+        probabilities = calibration.calibration.apply(logits[None])[0] if calibration else expit(logits)
+        return Diagnosis(
+            dict(zip(self.plan.diagnoses, map(float, probabilities), strict=True)),
+            views,
+            calibration is not None,
+            case.laterality is not None,
+        )
+
+    def _uses_fusion(self, views: Sequence[str]) -> bool:
+        return bool(self.models.fusion) and len(views) > 0
+
+    def _logits(self, case: CaseImages, views: Sequence[str], laterality: str | None) -> np.ndarray:
+        prepared = {v: [self._prepare(one, v, laterality).image for one in case.volumes[v]] for v in views}
+        if self._uses_fusion(views):
+            return np.mean([self._fused(fold, prepared) for fold in self.models.fusion], axis=0)
+        per_view = [self._view_logits(view, images) for view, images in prepared.items()]
+        return np.mean(per_view, axis=0)
+
+    def _view_logits(self, view: str, images: Sequence[np.ndarray]) -> np.ndarray:
+        axes: Any = self.plan.views[view].mirror_axes if self.is_mirroring else ()
+        networks = self.models.diagnosis[view].values()
+        return np.mean(
+            [volume_logits(network, image, self.plan, view, axes) for network in networks for image in images], axis=0
+        )
+
+    @torch.no_grad()
+    def _fused(self, fold: str, prepared: dict[str, list[np.ndarray]]) -> np.ndarray:
+        fusion = self.models.fusion[fold]
+        embedded, present = {}, torch.zeros((1, len(fusion.views)), dtype=torch.bool)
+        for number, view in enumerate(fusion.views):
+            network = self.models.diagnosis[view][fold]
+            rows = [
+                embed_volume(network, split_tiles(image, self.plan.views[view].patch_zyx), self.plan, view).cpu()
+                for image in prepared.get(view, [])
+            ]
+            present[0, number] = bool(rows)
+            embedded[view] = (
+                torch.stack(rows).mean(dim=0)[None] if rows else torch.zeros((1, *network.head.weight.shape))
+            )
+        return fusion(embedded, present)[0].numpy()

@@ -1,0 +1,105 @@
+"""What one call of odiff_train works on, read once and checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from odiff.data.index import PreparedCase, PreparedDataset, read_index
+from odiff.dataset import Split, find_dataset, read_splits
+from odiff.errors import DatasetError, PlanError, UsageError
+from odiff.learning.pretrained import ResultsFolder
+from odiff.plan import Plan, read_plan
+from odiff.plan.parse import closest
+
+PLANS, SPLITS = "plans.json", "splits_final.json"
+ALL = "all"
+TASKS = ("pretrain", "segmentation", "diagnosis")
+FUSED = "fused"
+
+
+@dataclass(frozen=True)
+class Context:
+    """A preprocessed dataset, its plan, its folds, and where results go."""
+
+    folder: Path
+    plan: Plan
+    dataset: PreparedDataset
+    splits: tuple[Split, ...]
+    results: ResultsFolder
+    results_root: Path
+
+    def prepared(self, view: str) -> Path:
+        """The folder of a view's arrays."""
+        return self.folder / f"{self.plan.name}_{view}"
+
+    def view_plan_exists(self, view: str) -> None:
+        """Raise a `UsageError` where the plan has no such view."""
+        if view != FUSED and view not in self.plan.views:
+            raise UsageError(f"view {view!r}: not in the plan{closest(view, [*self.plan.views, FUSED])}")
+
+    def cases_of_fold(self, fold: str, part: str) -> tuple[PreparedCase, ...]:
+        """The cases of one side of a fold; fold ``all`` trains on everything and validates nothing."""
+        if fold == ALL:
+            return self.dataset.cases if part == "train" else ()
+        names = set(self.splits[int(fold)][part])
+        return tuple(case for case in self.dataset.cases if case.name in names)
+
+    def fold_names(self, wanted: str | None) -> list[str]:
+        """The folds to train.
+
+        Raises
+        ------
+        UsageError
+            There is no such fold.
+        """
+        if wanted == ALL:
+            return [ALL]
+        if not self.splits:
+            raise DatasetError(
+                f"{self.dataset.name}: folds need labelled cases of two patients or more; add some, or train with --fold all"
+            )
+        if wanted is None:
+            return [str(number) for number in range(len(self.splits))]
+        if not wanted.isdigit() or int(wanted) >= len(self.splits):
+            raise UsageError(f"--fold {wanted}: there are folds 0 to {len(self.splits) - 1}, and all")
+        return [wanted]
+
+
+def open_context(preprocessed: Path, results: Path, wanted: str, overrides: Sequence[str] = ()) -> Context:
+    """Read plan, index and splits of a dataset.
+
+    Raises
+    ------
+    PlanError
+        The dataset was not planned yet; the message names odiff_plan_and_preprocess.
+    """
+    try:
+        folder = find_dataset(preprocessed, wanted)
+    except DatasetError as error:
+        raise PlanError(f"{error}; plan it first: odiff_plan_and_preprocess -d {wanted}") from None
+    if not (folder / PLANS).exists():
+        raise PlanError(f"{folder / PLANS}: not found; plan first: odiff_plan_and_preprocess -d {wanted}")
+    plan = read_plan(folder / PLANS, overrides)
+    dataset = read_index(folder)
+    splits: tuple[Split, ...] = ()
+    if (folder / SPLITS).exists():
+        splits = tuple(read_splits(folder / SPLITS, {case.name: case.patient for case in dataset.cases}))
+    return Context(folder, plan, dataset, splits, ResultsFolder(results / folder.name / plan.name), results)
+
+
+def label_subset(cases: Sequence[PreparedCase], fraction: float, seed: int) -> tuple[PreparedCase, ...]:
+    """A random share of the patients of `cases`, at least one; the same seed draws nested subsets.
+
+    Raises
+    ------
+    UsageError
+        The fraction is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise UsageError(f"--label-fraction {fraction}: must be above 0 and at most 1")
+    patients = sorted({case.patient for case in cases})
+    order = np.random.default_rng([seed, 3]).permutation(len(patients))
+    kept = {patients[i] for i in order[: max(1, round(fraction * len(patients)))]}
+    return tuple(case for case in cases if case.patient in kept)

@@ -1,0 +1,225 @@
+"""Diagnosis of one view: the backbone fine-tuned under attention pooling, unknown labels masked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from odiff.data.batches import BatchSource, DiagnosisBatches, DiagnosisItem, split_tiles, whole_view
+from odiff.data.index import PreparedCase
+from odiff.learning.context import Context
+from odiff.learning.diagnosis_scores import write_scores
+from odiff.learning.pretrained import load_backbone
+from odiff.learning.probes import ProbeResult, choose_features, default_blocks, noised
+from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.segmentation import fine_tuning_rates, parameter_groups
+from odiff.metrics.classification import macro_score
+from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
+from odiff.network.unet import UNet
+from odiff.plan import Plan
+from odiff.training.checkpoint import load_weights, read_checkpoint
+from odiff.training.device import autocast
+from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
+from odiff.training.run_folder import RunFolder
+
+DiagnosisBatch = tuple[Tensor, Tensor, Tensor]
+
+
+def masked_bce(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy over known labels; targets (b, labels) are 1, 0, or NaN where unknown."""
+    known = ~torch.isnan(targets)
+    loss = F.binary_cross_entropy_with_logits(logits.float(), torch.nan_to_num(targets), reduction="none")
+    return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def items_of(cases: Sequence[PreparedCase], view: str, diagnoses: Sequence[str]) -> list[DiagnosisItem]:
+    """Series and targets of each case that has the view."""
+    return [
+        DiagnosisItem(tuple(series.name for series in case.of_view(view)), targets_of(case, diagnoses))
+        for case in cases
+        if case.of_view(view)
+    ]
+
+
+def targets_of(case: PreparedCase, diagnoses: Sequence[str]) -> tuple[float, ...]:
+    """1, 0, or NaN where unknown, in the plan's order."""
+    return tuple(float("nan") if (value := case.diagnoses.get(name)) is None else float(value) for name in diagnoses)
+
+
+def train_diagnosis(
+    context: Context,
+    view: str,
+    fold: str,
+    training: Sequence[PreparedCase],
+    validation: Sequence[PreparedCase],
+    folder: Path,
+    pretrained: Path | None,
+    settings: RunSettings,
+    label_fraction: float,
+) -> RunFolder:
+    """Fine-tune one fold, or go on with an interrupted training.
+
+    Raises
+    ------
+    CheckpointError
+        `pretrained` does not fit the plan, or the folder holds another run.
+    """
+    plan, view_plan, recipe = context.plan, context.plan.views[view], context.plan.diagnosis
+    items = items_of(training, view, plan.diagnoses)
+    torch.manual_seed(settings.seed)
+    backbone = UNet(view_plan.network)
+    if pretrained:
+        load_backbone(backbone, pretrained, view_plan)
+    meta = describe_run(plan, view, "diagnosis", fold, settings)
+    meta |= {"pretrained": str(pretrained) if pretrained else None, "label_fraction": label_fraction}
+    run = open_run(folder, meta, settings, keep=("features", "probes"))
+    probes = _stored_probes(run) or _probe(context, view, items, training, backbone, pretrained, settings)
+    meta |= {
+        "features": {"time_step": probes.choice.time_step, "blocks": list(probes.choice.blocks)},
+        "probes": probes.scores,
+    }
+    run.write_config(meta)
+    network = DiagnosisNetwork(view_plan.network, len(plan.diagnoses), probes.choice, recipe.dropout)
+    network.backbone.load_state_dict(backbone.state_dict())
+    with torch.no_grad():
+        network.head.bias.copy_(prior_logits(items))
+    unused = unused_backbone(network)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(unused))
+    loop = LoopSettings(
+        steps=recipe.steps, accumulate=1, gradient_clip=recipe.gradient_clip, weight_decay=recipe.weight_decay,
+        ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every, validate_every=recipe.validate_every,
+        device=settings.device, workers=settings.workers,
+    )  # fmt: skip
+    groups = {name: [p for p in members if p.requires_grad] for name, members in parameter_groups(network).items()}
+    state = start_state(network, groups, loop)
+    source = BatchSource(
+        context.prepared(view), view_plan, recipe.augmentation, (), min(recipe.batch_size, len(items)), settings.seed
+    )
+
+    def loss(network: nn.Module, batch: DiagnosisBatch, number: int) -> Tensor:
+        tiles, owner, targets = batch
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
+        noise = torch.randn(tiles.shape, generator=generator).to(tiles.device)
+        x_t = noised(tiles, probes.choice.time_step, view_plan.diffusion, noise)
+        return masked_bce(network(x_t, owner, len(targets)), targets)
+
+    watch = _watcher(context, view, validation) if validation else None
+    rates = fine_tuning_rates(recipe, is_pretrained=pretrained is not None)
+    train(state, loop, run, DiagnosisBatches(source, items), loss, rates, meta, watch, f"{view} diagnosis fold {fold}")
+    return run
+
+
+def _stored_probes(run: RunFolder) -> ProbeResult | None:
+    """The choice of the run that is resumed."""
+    stored = run.read_config()
+    if "features" not in stored:
+        return None
+    return ProbeResult(stored_choice(stored), stored["probes"])
+
+
+def stored_choice(config: dict[str, Any]) -> FeatureChoice:
+    """The feature choice in a config or checkpoint description."""
+    return FeatureChoice(config["features"]["time_step"], tuple(config["features"]["blocks"]))
+
+
+def _probe(
+    context: Context,
+    view: str,
+    items: Sequence[DiagnosisItem],
+    training: Sequence[PreparedCase],
+    backbone: UNet,
+    pretrained: Path | None,
+    settings: RunSettings,
+) -> ProbeResult:
+    """Probes mean something on pretrained features only; from scratch the default blocks are taken."""
+    view_plan = context.plan.views[view]
+    if pretrained is None:
+        return ProbeResult(FeatureChoice(view_plan.diffusion.probe_time_steps[0], default_blocks(view_plan)), {})
+    patients = [case.patient for case in training if case.of_view(view)]
+    limit = context.plan.diagnosis.probe_cases
+    prepared = context.prepared(view)
+    return choose_features(backbone, prepared, items[:limit], patients[:limit], view_plan, settings.device)
+
+
+def prior_logits(items: Sequence[DiagnosisItem]) -> Tensor:
+    """Log odds of each label's prevalence among the known, held within 2 % and 98 %."""
+    targets = torch.tensor([item.targets for item in items])
+    known = ~torch.isnan(targets)
+    share = (torch.nan_to_num(targets).sum(dim=0) + 1) / (known.sum(dim=0) + 2)
+    return torch.logit(share.clamp(0.02, 0.98))
+
+
+def load_diagnosis(path: Path, plan: Plan, view: str, device: torch.device) -> DiagnosisNetwork:
+    """A trained diagnosis network, ready to predict."""
+    checkpoint = read_checkpoint(path)
+    choice = stored_choice(checkpoint.meta)
+    network = DiagnosisNetwork(plan.views[view].network, len(plan.diagnoses), choice, 0.0)
+    load_weights(network, checkpoint.part("weights."), str(path))
+    return network.to(device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def embed_volume(network: DiagnosisNetwork, tiles: Sequence[np.ndarray], plan: Plan, view: str) -> Tensor:
+    """One series as tiles (1, z, y, x) -> (labels, width), under the fixed noise."""
+    device = next(network.parameters()).device
+    batch = torch.from_numpy(np.stack(tiles)).to(device)
+    x_t = noised(batch, network.choice.time_step, plan.views[view].diffusion)
+    with autocast(device):
+        return network.embed(x_t, torch.zeros(len(batch), dtype=torch.long, device=device), 1)[0].float()
+
+
+def volume_logits(
+    network: DiagnosisNetwork, image: np.ndarray, plan: Plan, view: str, axes: Sequence[int] = ()
+) -> np.ndarray:
+    """Logits (labels,) of one preprocessed volume (z, y, x), averaged over mirrorings of each of `axes`."""
+    logits = []
+    for mirrored in (image, *(np.flip(image, axis) for axis in axes)):
+        embedded = embed_volume(
+            network, split_tiles(np.ascontiguousarray(mirrored), plan.views[view].patch_zyx), plan, view
+        )
+        logits.append(network.head.classify(embedded[None])[0].detach().float().cpu().numpy())
+    return np.mean(logits, axis=0)
+
+
+def case_logits(network: DiagnosisNetwork, prepared: Path, series: Sequence[str], plan: Plan, view: str) -> np.ndarray:
+    """The mean logits (labels,) over the series of a case."""
+    patch = plan.views[view].patch_zyx
+    embedded = [embed_volume(network, whole_view(prepared, name, patch), plan, view) for name in series]
+    logits = [network.head.classify(one[None])[0].detach().float().cpu().numpy() for one in embedded]
+    return np.mean(logits, axis=0)
+
+
+def validate_diagnosis(
+    context: Context, view: str, fold: str, cases: Sequence[PreparedCase], run: RunFolder, settings: RunSettings
+) -> dict[str, Any]:
+    """Predict the validation cases; write predictions.csv and summary.json."""
+    network = load_diagnosis(run.checkpoint("final"), context.plan, view, settings.device)
+    prepared = context.prepared(view)
+    logits = [
+        case_logits(network, prepared, [s.name for s in case.of_view(view)], context.plan, view) for case in cases
+    ]
+    return write_scores(run.validation, cases, np.array(logits), context.plan.diagnoses, settings.seed)
+
+
+def _watcher(context: Context, view: str, cases: Sequence[PreparedCase]) -> Validate:
+    """Loss and macro AUROC of the averaged model on the validation cases."""
+    plan, prepared = context.plan, context.prepared(view)
+    truth = np.array([targets_of(case, plan.diagnoses) for case in cases])
+
+    def watch(state: TrainingState) -> dict[str, float]:
+        network = state.average
+        if not isinstance(network, DiagnosisNetwork):
+            raise TypeError(f"expected a DiagnosisNetwork, got {type(network).__name__}")
+        logits = np.array(
+            [case_logits(network, prepared, [s.name for s in c.of_view(view)], plan, view) for c in cases]
+        )
+        loss = float(masked_bce(torch.from_numpy(logits), torch.from_numpy(truth)))
+        auroc = macro_score("auroc", truth, logits)
+        return {"score": -loss, "watched_loss": loss, **({} if auroc is None else {"auroc": auroc})}
+
+    return watch

@@ -1,0 +1,162 @@
+"""The fused view: the trained views of a fold, joined for diagnosis."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from odiff.data.batches import whole_view
+from odiff.data.index import PreparedCase
+from odiff.errors import CheckpointError
+from odiff.learning.context import FUSED, Context
+from odiff.learning.diagnosis import embed_volume, load_diagnosis, masked_bce
+from odiff.learning.diagnosis_scores import truth_of, write_scores
+from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.network.diagnosis import DiagnosisNetwork
+from odiff.network.fusion import ConcatFusion
+from odiff.training.checkpoint import load_weights, read_checkpoint
+from odiff.training.loop import LoopSettings, start_state, train
+from odiff.training.optimiser import cosine_rate
+from odiff.training.run_folder import RunFolder
+
+VIEW_DROPOUT = 0.2
+
+
+@dataclass(frozen=True)
+class EmbeddedCases:
+    """Embeddings by view (cases, labels, width), zero where missing, and which views are there (cases, views)."""
+
+    embedded: dict[str, Tensor]
+    present: Tensor
+
+
+class FusionBatches(Dataset):
+    """All training cases at once, some of their views dropped: (embedded, present, targets)."""
+
+    def __init__(self, cases: EmbeddedCases, targets: Tensor, seed: int) -> None:
+        self.cases, self.targets, self.seed = cases, targets, seed
+
+    def __getitem__(self, number: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The batch of that number."""
+        rng = np.random.default_rng([self.seed, 4, number])
+        kept = self.cases.present & torch.from_numpy(rng.random(self.cases.present.shape) >= VIEW_DROPOUT)
+        kept = torch.where(kept.any(dim=1, keepdim=True), kept, self.cases.present)
+        return self.cases.embedded, kept, self.targets
+
+
+def view_networks(context: Context, fold: str, settings: RunSettings) -> dict[str, DiagnosisNetwork]:
+    """The trained diagnosis networks of a fold by view.
+
+    Raises
+    ------
+    CheckpointError
+        No view of the fold is trained; the message names the command that does it.
+    """
+    found = {}
+    for view in context.plan.views:
+        run = context.results.task(view, "diagnosis", fold)
+        if run.is_trained():
+            found[view] = load_diagnosis(run.checkpoint("final"), context.plan, view, settings.device)
+    if not found:
+        raise CheckpointError(
+            f"{context.results.path}: no view has a trained diagnosis model of fold {fold} to fuse; first run, for each view, "
+            f"odiff_train {context.dataset.name} VIEW --task diagnosis"
+        )
+    return found
+
+
+def embed_cases(
+    context: Context, networks: Mapping[str, DiagnosisNetwork], cases: Sequence[PreparedCase]
+) -> EmbeddedCases:
+    """Embed every view of every case once; series of one view are averaged."""
+    embedded: dict[str, Tensor] = {}
+    present = torch.zeros((len(cases), len(networks)), dtype=torch.bool)
+    for number, (view, network) in enumerate(networks.items()):
+        patch, prepared = context.plan.views[view].patch_zyx, context.prepared(view)
+        rows = torch.zeros((len(cases), *network.head.weight.shape))
+        for row, case in enumerate(cases):
+            series = case.of_view(view)
+            if series:
+                tiles = [whole_view(prepared, one.name, patch) for one in series]
+                rows[row] = torch.stack([embed_volume(network, t, context.plan, view).cpu() for t in tiles]).mean(dim=0)
+                present[row, number] = True
+        embedded[view] = rows
+    return EmbeddedCases(embedded, present)
+
+
+def with_views(context: Context, networks: Mapping[str, Any], cases: Sequence[PreparedCase]) -> list[PreparedCase]:
+    """The cases that have at least one of the trained views."""
+    return [case for case in cases if any(case.of_view(view) for view in networks)]
+
+
+def train_fusion(
+    context: Context,
+    fold: str,
+    training: Sequence[PreparedCase],
+    validation: Sequence[PreparedCase],
+    folder: Path,
+    settings: RunSettings,
+    label_fraction: float,
+) -> RunFolder:
+    """Train the fusion layer of a fold on the embeddings of its training cases."""
+    plan, recipe = context.plan, context.plan.fusion
+    networks = view_networks(context, fold, settings)
+    cases = embed_cases(context, networks, kept := with_views(context, networks, training))
+    meta = describe_run(plan, FUSED, "diagnosis", fold, settings)
+    meta |= {"label_fraction": label_fraction, "fused_views": list(networks), "variant": recipe.variant}
+    run = open_run(folder, meta, settings)
+    network = ConcatFusion({view: one.head.weight.shape[1] for view, one in networks.items()}, len(plan.diagnoses))
+    network.start_from({view: one.cpu() for view, one in networks.items()})
+    cpu = torch.device("cpu")
+    loop = LoopSettings(
+        steps=recipe.steps, accumulate=1, gradient_clip=1.0, weight_decay=recipe.weight_decay, ema_decay=0.9,
+        checkpoint_every=recipe.steps, validate_every=recipe.steps, device=cpu, workers=0,
+    )  # fmt: skip
+    state = start_state(network, {"fusion": list(network.parameters())}, loop)
+    targets = torch.from_numpy(truth_of(kept, plan.diagnoses)).float()
+
+    def loss(network: nn.Module, batch: tuple[dict[str, Tensor], Tensor, Tensor], number: int) -> Tensor:
+        embedded, present, truth = batch
+        return masked_bce(network(embedded, present), truth)
+
+    def rates(step: int) -> dict[str, float]:
+        return {"fusion": cosine_rate(step, recipe.steps, 1, recipe.learning_rate)}
+
+    train(state, loop, run, FusionBatches(cases, targets, settings.seed), loss, rates, meta, title=f"fused fold {fold}")
+    return run
+
+
+def load_fusion(path: Path, labels: int, networks: Mapping[str, DiagnosisNetwork]) -> ConcatFusion:
+    """A trained fusion layer over the views it was trained with.
+
+    Raises
+    ------
+    CheckpointError
+        A view it needs has no model.
+    """
+    checkpoint = read_checkpoint(path)
+    missing = [view for view in checkpoint.meta["fused_views"] if view not in networks]
+    if missing:
+        raise CheckpointError(f"{path}: was trained with the view {missing[0]}, whose diagnosis model is missing")
+    widths = {view: networks[view].head.weight.shape[1] for view in checkpoint.meta["fused_views"]}
+    network = ConcatFusion(widths, labels)
+    load_weights(network, checkpoint.part("weights."), str(path))
+    return network.eval()
+
+
+def validate_fusion(
+    context: Context, view: str, fold: str, cases: Sequence[PreparedCase], run: RunFolder, settings: RunSettings
+) -> dict[str, Any]:
+    """Predict the validation cases; write predictions.csv and summary.json."""
+    networks = view_networks(context, fold, settings)
+    fusion = load_fusion(run.checkpoint("final"), len(context.plan.diagnoses), networks)
+    kept = with_views(context, networks, cases)
+    embedded = embed_cases(context, {name: networks[name] for name in fusion.views}, kept)
+    with torch.no_grad():
+        logits = fusion(embedded.embedded, embedded.present).numpy()
+    return write_scores(run.validation, kept, logits, context.plan.diagnoses, settings.seed)

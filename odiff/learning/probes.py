@@ -1,0 +1,133 @@
+"""Linear probes choose where the diffusion model is read: which blocks, at how little noise.
+
+They see the training cases of one fold alone; the choice is stored in that run's config.json.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from torch.nn import functional as F
+
+from odiff.data.batches import DiagnosisItem, whole_view
+from odiff.diffusion import ALPHA_BAR, add_noise
+from odiff.metrics.classification import macro_score
+from odiff.network.diagnosis import FeatureChoice
+from odiff.network.unet import UNet
+from odiff.plan import DiffusionPlan, ViewPlan
+from odiff.training.device import autocast
+
+FOLDS = 3
+COMPONENTS = 48
+CELLS_ZYX = (2, 3, 3)
+NOISE_SEED = 20
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The choice, and the cross-validated macro AUROC of every candidate."""
+
+    choice: FeatureChoice
+    scores: dict[str, float]
+
+
+def feature_noise(shape: torch.Size, device: torch.device) -> Tensor:
+    """The noise that features are read under; always the same, so that a prediction is reproducible."""
+    one = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(NOISE_SEED))
+    return one.expand(shape).to(device)
+
+
+def noised(tiles: Tensor, time_step: int, diffusion: DiffusionPlan, noise: Tensor | None = None) -> Tensor:
+    """Tiles (n, 1, z, y, x) at a time step, under the fixed noise by default."""
+    alpha_bar = ALPHA_BAR[diffusion.schedule](diffusion.time_steps)[time_step].to(tiles)
+    noise = feature_noise(tiles.shape, tiles.device) if noise is None else noise
+    return add_noise(tiles, noise, alpha_bar.expand(len(tiles)))
+
+
+@torch.no_grad()
+def pooled_features(backbone: UNet, tiles: Tensor, time_step: int, diffusion: DiffusionPlan) -> dict[str, np.ndarray]:
+    """Mean features over a coarse grid of cells and over the tiles of one case, by block: (channels * cells,)."""
+    t = torch.full((len(tiles),), time_step, device=tiles.device)
+    with autocast(tiles.device):
+        found = backbone.features(noised(tiles, time_step, diffusion), t)
+    return {
+        name: F.adaptive_avg_pool3d(block.float(), _cells(block)).mean(dim=0).flatten().cpu().numpy()
+        for name, block in found.items()
+    }
+
+
+def _cells(block: Tensor) -> tuple[int, int, int]:
+    depth, rows, columns = (min(size, cells) for size, cells in zip(block.shape[2:], CELLS_ZYX, strict=True))
+    return depth, rows, columns
+
+
+def choose_features(
+    backbone: UNet,
+    folder: Path,
+    items: Sequence[DiagnosisItem],
+    patients: Sequence[str],
+    plan: ViewPlan,
+    device: torch.device,
+) -> ProbeResult:
+    """Score every block at every time step of the plan, and take the best two blocks at the best time step.
+
+    Where the labels allow no probe (one patient, one class) the middle block and the last decoder block are taken.
+    """
+    truth = np.array([item.targets for item in items], float)
+    fallback = FeatureChoice(plan.diffusion.probe_time_steps[0], default_blocks(plan))
+    if len(set(patients)) < 2 * FOLDS:
+        return ProbeResult(fallback, {})
+    backbone = backbone.to(device).eval()
+    scores: dict[tuple[int, str], float] = {}
+    for time_step in plan.diffusion.probe_time_steps:
+        rows = [_case_features(backbone, folder, item, plan, time_step, device) for item in items]
+        for block in plan.diffusion.probe_blocks:
+            found = probe_score(np.stack([row[block] for row in rows]), truth, patients)
+            if found is not None:
+                scores[time_step, block] = found
+    if not scores:
+        return ProbeResult(fallback, {})
+    best_step = max(scores, key=lambda key: scores[key])[0]
+    ranked = sorted((key for key in scores if key[0] == best_step), key=lambda key: -scores[key])
+    choice = FeatureChoice(best_step, tuple(block for _, block in ranked[:2]))
+    return ProbeResult(choice, {f"t={step} {block}": round(value, 4) for (step, block), value in scores.items()})
+
+
+def default_blocks(plan: ViewPlan) -> tuple[str, ...]:
+    """The middle and, where there is one, the first decoder block."""
+    blocks = plan.diffusion.probe_blocks
+    middle = blocks.index("mid")
+    return tuple(blocks[middle : middle + 2])
+
+
+def _case_features(
+    backbone: UNet, folder: Path, item: DiagnosisItem, plan: ViewPlan, time_step: int, device: torch.device
+) -> dict[str, np.ndarray]:
+    tiles = torch.from_numpy(np.stack(whole_view(folder, item.series[0], plan.patch_zyx))).to(device)
+    return pooled_features(backbone, tiles, time_step, plan.diffusion)
+
+
+def probe_score(features: np.ndarray, truth: np.ndarray, patients: Sequence[str]) -> float | None:
+    """Cross-validated macro AUROC of logistic regressions on features (cases, f), folds by patient."""
+    logits = np.full(truth.shape, np.nan)
+    for train, test in GroupKFold(FOLDS).split(features, groups=patients):
+        compact = make_pipeline(StandardScaler(), PCA(min(COMPONENTS, len(train) - 1), random_state=0)).fit(
+            features[train]
+        )
+        rows = compact.transform(features)
+        for label in range(truth.shape[1]):
+            known = train[~np.isnan(truth[train, label])]
+            if len(np.unique(truth[known, label])) < 2:
+                continue
+            model = LogisticRegression(C=0.003, max_iter=200).fit(rows[known], truth[known, label])
+            logits[test, label] = model.decision_function(rows[test])
+    scored = ~np.isnan(logits)
+    return macro_score("auroc", np.where(scored, truth, np.nan), np.nan_to_num(logits)) if scored.any() else None

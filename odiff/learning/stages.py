@@ -1,0 +1,155 @@
+"""odiff_train as functions: one task of one view, fold by fold."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from odiff.data.index import PreparedCase
+from odiff.errors import DatasetError, UsageError
+from odiff.learning.context import ALL, FUSED, Context, label_subset, open_context
+from odiff.learning.diagnosis import train_diagnosis, validate_diagnosis
+from odiff.learning.fusion import train_fusion, validate_fusion
+from odiff.learning.oof import collect_out_of_fold
+from odiff.learning.pretrain import pretrain
+from odiff.learning.pretrained import find_pretrained
+from odiff.learning.run import RunSettings
+from odiff.learning.segment import load_segmentation, validate_segmentation
+from odiff.learning.segmentation import TaskData, train_segmentation
+from odiff.training.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The flags of odiff_train that choose what to do."""
+
+    task: str | None = None
+    fold: str | None = None
+    pretrained: str = "auto"
+    label_fraction: float = 1.0
+    validate_only: bool = False
+
+
+def train_view(
+    preprocessed: Path,
+    results: Path,
+    wanted: str,
+    view: str,
+    options: TrainOptions,
+    settings: RunSettings,
+    overrides: tuple[str, ...] = (),
+) -> Context:
+    """Train what is asked of one view, or what is missing of it.
+
+    Parameters
+    ----------
+    preprocessed, results : the roots that hold dataset folders.
+    wanted : number or name of the dataset.
+    view : a view of the plan, or ``fused``.
+
+    Raises
+    ------
+    OdiffError
+        Anything the user can mend: no plan, no such view or fold, no labels, no pretrained model.
+    """
+    context = open_context(preprocessed, results, wanted, overrides)
+    context.view_plan_exists(view)
+    for task in tasks_of(context, view, options):
+        if task == "pretrain":
+            run_pretraining(context, view, settings)
+        else:
+            for fold in context.fold_names(options.fold):
+                TASK[task](context, view, fold, options, settings)
+            if task == "diagnosis" and options.fold != ALL:
+                collect_out_of_fold(context, view)
+    return context
+
+
+def tasks_of(context: Context, view: str, options: TrainOptions) -> list[str]:
+    """The tasks to train; by default pretraining where it is missing, then every task that has labels."""
+    if view == FUSED:
+        if options.task not in (None, "diagnosis"):
+            raise UsageError(f"--task {options.task}: the fused view has diagnosis only")
+        return ["diagnosis"]
+    if options.task:
+        return [options.task]
+    tasks = ["pretrain"] if options.pretrained == "auto" else []
+    tasks += ["segmentation"] if any(s.is_masked for c in context.dataset.cases for s in c.of_view(view)) else []
+    tasks += ["diagnosis"] if any(knows_diagnosis(case) for case in context.dataset.cases if case.of_view(view)) else []
+    return tasks
+
+
+def knows_diagnosis(case: PreparedCase) -> bool:
+    """Whether any diagnosis of the case is known."""
+    return any(value is not None for value in case.diagnoses.values())
+
+
+def run_pretraining(context: Context, view: str, settings: RunSettings) -> RunFolder:
+    """Pretrain a view."""
+    folder = context.results.pretrain(view).path
+    return pretrain(context.prepared(view), context.dataset, context.plan, view, folder, settings)
+
+
+def _pretrained(context: Context, view: str, options: TrainOptions) -> Path | None:
+    return find_pretrained(options.pretrained, context.results, context.results_root, context.dataset.name, view)
+
+
+def run_segmentation(context: Context, view: str, fold: str, options: TrainOptions, settings: RunSettings) -> None:
+    """Fine-tune and validate one fold of segmentation."""
+    if not context.plan.labels:
+        raise DatasetError(
+            f"{context.dataset.name}: dataset.json declares no segmentation.labels, so there is nothing to segment"
+        )
+    masked = tuple(c for c in context.cases_of_fold(fold, "train") if any(s.is_masked for s in c.of_view(view)))
+    training = label_subset(masked, options.label_fraction, settings.seed)
+    watched = _masked_names(context.cases_of_fold(fold, "val"), view)
+    data = TaskData(context.prepared(view), _masked_names(training, view), watched)
+    run = context.results.task(view, "segmentation", fold)
+    if not options.validate_only:
+        start = _pretrained(context, view, options)
+        train_segmentation(data, context.plan, view, fold, run.path, start, settings, options.label_fraction)
+    if watched and (options.validate_only or not (run.validation / "summary.json").exists()):
+        network = load_segmentation(run.checkpoint("final"), context.plan, view, settings.device)
+        summary = validate_segmentation(data.prepared, watched, network, context.plan, view, run.validation)
+        log.info("%s segmentation fold %s: mean Dice %.3f", view, fold, summary["mean"]["mean"]["dice"])
+
+
+def _masked_names(cases: tuple[PreparedCase, ...], view: str) -> tuple[str, ...]:
+    return tuple(series.name for case in cases for series in case.of_view(view) if series.is_masked)
+
+
+def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions, settings: RunSettings) -> None:
+    """Fine-tune and validate one fold of diagnosis."""
+    if not context.plan.diagnoses:
+        raise DatasetError(
+            f"{context.dataset.name}: dataset.json declares no diagnosis.labels, so there is nothing to diagnose"
+        )
+    known = tuple(c for c in context.cases_of_fold(fold, "train") if knows_diagnosis(c) and _has_view(c, view))
+    if not known:
+        raise DatasetError(
+            f"{context.dataset.name}: no {view} case of fold {fold} has a known diagnosis; fill in cases.csv"
+        )
+    training = label_subset(known, options.label_fraction, settings.seed)
+    validation = tuple(c for c in context.cases_of_fold(fold, "val") if knows_diagnosis(c) and _has_view(c, view))
+    run = context.results.task(view, "diagnosis", fold)
+    if not options.validate_only:
+        if view == FUSED:
+            train_fusion(context, fold, training, validation, run.path, settings, options.label_fraction)
+        else:
+            start = _pretrained(context, view, options)
+            train_diagnosis(
+                context, view, fold, training, validation, run.path, start, settings, options.label_fraction
+            )
+    if validation and (options.validate_only or not (run.validation / "predictions.csv").exists()):
+        score = validate_fusion if view == FUSED else validate_diagnosis
+        summary = score(context, view, fold, validation, run, settings)
+        macro = summary["labels"]["macro"]["auroc"]
+        log.info("%s diagnosis fold %s: macro AUROC %s", view, fold, "unknown" if macro is None else f"{macro:.3f}")
+
+
+def _has_view(case: PreparedCase, view: str) -> bool:
+    return bool(case.series) if view == FUSED else bool(case.of_view(view))
+
+
+TASK = {"segmentation": run_segmentation, "diagnosis": run_diagnosis}

@@ -1,0 +1,1 @@
+"""Scores of segmentations and diagnoses, their intervals, and calibration."""

@@ -1,0 +1,61 @@
+"""The diagnosis network: U-Net features of a lightly noised volume under an attention-pooling head."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from odiff.network.heads import DiagnosisHead
+from odiff.network.unet import UNet, block_channels, block_names
+from odiff.plan.schema import NetworkPlan
+
+
+@dataclass(frozen=True)
+class FeatureChoice:
+    """Where features are read: at one diffusion time step, from some blocks; what the probes choose."""
+
+    time_step: int
+    blocks: tuple[str, ...]
+
+
+class DiagnosisNetwork(nn.Module):
+    """Tiles of cases to one logit per label and case."""
+
+    def __init__(self, plan: NetworkPlan, labels: int, choice: FeatureChoice, dropout: float) -> None:
+        super().__init__()
+        self.choice = choice
+        self.backbone = UNet(plan)
+        channels = block_channels(plan)
+        self.head = DiagnosisHead({name: channels[name] for name in choice.blocks}, labels, dropout)
+        order = block_names(len(plan.channels))
+        self.last = max(choice.blocks, key=order.index)
+
+    def embed(self, x_t: Tensor, owner: Tensor, cases: int) -> Tensor:
+        """Noised tiles (n, 1, z, y, x) of `cases` cases -> (cases, labels, width), the mean over each case's tiles.
+
+        `owner` (n,) holds the number of the case of each tile.
+        """
+        t = torch.full((len(x_t),), self.choice.time_step, device=x_t.device)
+        tiles = self.head.embed(self.backbone.features(x_t, t, self.last)).float()
+        total = torch.zeros((cases, *tiles.shape[1:]), device=tiles.device).index_add(0, owner, tiles)
+        count = torch.bincount(owner, minlength=cases).clamp(min=1)
+        return total / count[:, None, None]
+
+    def forward(self, x_t: Tensor, owner: Tensor, cases: int) -> Tensor:
+        """Logits (cases, labels)."""
+        return self.head.classify(self.embed(x_t, owner, cases))
+
+
+def unused_backbone(network: DiagnosisNetwork) -> tuple[str, ...]:
+    """Prefixes of the parameters beyond the last block that is read; they get no gradient."""
+    names = block_names(len(network.backbone.plan.channels))
+    behind = names[names.index(network.last) + 1 :]
+    prefixes = {"backbone.out."}
+    for name in behind:
+        kind, _, index = name.partition("_")
+        prefixes |= {"backbone.mid."} if kind == "mid" else {f"backbone.{kind}.{index}."}
+        if kind == "decoder":
+            prefixes.add(f"backbone.up.{index}.")
+        if kind == "encoder":
+            prefixes.add(f"backbone.down.{index}.")
+    return tuple(sorted(prefixes))
