@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from odiff.data.batches import BatchSource, DiagnosisBatches, DiagnosisItem, split_tiles, whole_view
 from odiff.data.index import PreparedCase
 from odiff.learning.context import Context
-from odiff.learning.diagnosis_scores import write_scores
+from odiff.learning.diagnosis_scores import masked_bce, write_scores
 from odiff.learning.pretrained import load_backbone
 from odiff.learning.probes import ProbeResult, choose_features, default_blocks, noised
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.segmentation import fine_tuning_rates, parameter_groups
+from odiff.learning.warm_up import cache_features, warm_up_head
 from odiff.metrics.classification import macro_score
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
 from odiff.network.unet import UNet
@@ -27,13 +27,6 @@ from odiff.training.loop import LoopSettings, TrainingState, Validate, start_sta
 from odiff.training.run_folder import RunFolder
 
 DiagnosisBatch = tuple[Tensor, Tensor, Tensor]
-
-
-def masked_bce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy over known labels; targets (b, labels) are 1, 0, or NaN where unknown."""
-    known = ~torch.isnan(targets)
-    loss = F.binary_cross_entropy_with_logits(logits.float(), torch.nan_to_num(targets), reduction="none")
-    return (loss * known).sum() / known.sum().clamp(min=1)
 
 
 def items_of(cases: Sequence[PreparedCase], view: str, diagnoses: Sequence[str]) -> list[DiagnosisItem]:
@@ -87,6 +80,10 @@ def train_diagnosis(
     network.backbone.load_state_dict(backbone.state_dict())
     with torch.no_grad():
         network.head.bias.copy_(prior_logits(items))
+    network.to(settings.device)
+    if recipe.head_steps and not run.checkpoint("latest").exists():
+        cached = cache_features(network, context.prepared(view), items, view_plan, settings.device)
+        warm_up_head(network, cached, recipe, settings.seed)
     unused = unused_backbone(network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith(unused))
@@ -109,7 +106,7 @@ def train_diagnosis(
         return masked_bce(network(x_t, owner, len(targets)), targets)
 
     watch = _watcher(context, view, validation) if validation else None
-    rates = fine_tuning_rates(recipe, is_pretrained=pretrained is not None)
+    rates = fine_tuning_rates(recipe, 0, recipe.backbone_rate if pretrained else 1.0)
     train(state, loop, run, DiagnosisBatches(source, items), loss, rates, meta, watch, f"{view} diagnosis fold {fold}")
     return run
 

@@ -1,4 +1,4 @@
-"""predictions.csv and summary.json of a diagnosis run."""
+"""The loss of diagnosis, and predictions.csv and summary.json of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +6,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.special import expit
+from torch import Tensor
+from torch.nn import functional as F
 
 from odiff.data.index import PreparedCase
 from odiff.errors import DatasetError
 from odiff.metrics.classification import score_labels
 from odiff.storage import write_json, write_text
+
+
+def masked_bce(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy over known labels; targets (b, labels) are 1, 0, or NaN where unknown."""
+    known = ~torch.isnan(targets)
+    loss = F.binary_cross_entropy_with_logits(logits.float(), torch.nan_to_num(targets), reduction="none")
+    return (loss * known).sum() / known.sum().clamp(min=1)
 
 
 def write_scores(

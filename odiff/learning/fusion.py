@@ -14,8 +14,8 @@ from odiff.data.batches import whole_view
 from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
 from odiff.learning.context import FUSED, Context
-from odiff.learning.diagnosis import embed_volume, load_diagnosis, masked_bce
-from odiff.learning.diagnosis_scores import truth_of, write_scores
+from odiff.learning.diagnosis import embed_volume, load_diagnosis
+from odiff.learning.diagnosis_scores import masked_bce, truth_of, write_scores
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import ConcatFusion

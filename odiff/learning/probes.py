@@ -102,10 +102,9 @@ def choose_features(
 
 
 def default_blocks(plan: ViewPlan) -> tuple[str, ...]:
-    """The middle and, where there is one, the first decoder block."""
+    """Encoder and decoder at the second stage: fine enough for a lesion, cheap enough to train."""
     blocks = plan.diffusion.probe_blocks
-    middle = blocks.index("mid")
-    return tuple(blocks[middle : middle + 2])
+    return tuple(name for name in ("encoder_1", "decoder_1") if name in blocks) or ("mid",)
 
 
 def _case_features(

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from odiff.learning.pretrained import load_backbone
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.segmentation_loss import hard_dice_parts, segmentation_loss
 from odiff.network.unet import SegmentationNetwork
-from odiff.plan import Augmentation, Plan
+from odiff.plan import Augmentation, DiagnosisRecipe, Plan, SegmentationRecipe
 from odiff.training.device import autocast
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.optimiser import Rates, cosine_rate
@@ -88,7 +87,9 @@ def train_segmentation(
         return segmentation_loss(logits, classes, recipe.dice_weight, recipe.cross_entropy_weight)
 
     state = start_state(network, parameter_groups(network), loop)
-    rates = fine_tuning_rates(recipe, is_pretrained=pretrained is not None)
+    rates = fine_tuning_rates(
+        recipe, recipe.head_steps if pretrained else 0, recipe.backbone_rate if pretrained else 1.0
+    )
     watch = _watcher(data, plan, view, settings) if data.watch else None
     train(state, loop, run, batches, loss, rates, meta, watch, f"{view} segmentation fold {fold}")
     return run
@@ -103,17 +104,15 @@ def parameter_groups(network: nn.Module) -> dict[str, list[nn.Parameter]]:
     }
 
 
-def fine_tuning_rates(recipe: Any, is_pretrained: bool) -> Rates:
-    """The new layers warm up alone, then everything trains; from scratch there is nothing to protect."""
-    head_steps = recipe.head_steps if is_pretrained else 0
-    share = recipe.backbone_rate if is_pretrained else 1.0
+def fine_tuning_rates(recipe: SegmentationRecipe | DiagnosisRecipe, head_steps: int, backbone_share: float) -> Rates:
+    """The head alone for `head_steps`, then everything, the backbone at `backbone_share` of the head's rate."""
 
     def rates(step: int) -> dict[str, float]:
         head = cosine_rate(step, recipe.steps, recipe.warmup_steps, recipe.learning_rate)
         if step < head_steps:
             return {"backbone": 0.0, "head": head}
         rise = min(1.0, (step - head_steps + 1) / max(1, recipe.warmup_steps))
-        return {"backbone": head * share * rise, "head": head}
+        return {"backbone": head * backbone_share * rise, "head": head}
 
     return rates
 

@@ -36,14 +36,18 @@ class DiagnosisNetwork(nn.Module):
         `owner` (n,) holds the number of the case of each tile.
         """
         t = torch.full((len(x_t),), self.choice.time_step, device=x_t.device)
-        tiles = self.head.embed(self.backbone.features(x_t, t, self.last)).float()
-        total = torch.zeros((cases, *tiles.shape[1:]), device=tiles.device).index_add(0, owner, tiles)
-        count = torch.bincount(owner, minlength=cases).clamp(min=1)
-        return total / count[:, None, None]
+        return mean_by_owner(self.head.embed(self.backbone.features(x_t, t, self.last)).float(), owner, cases)
 
     def forward(self, x_t: Tensor, owner: Tensor, cases: int) -> Tensor:
         """Logits (cases, labels)."""
         return self.head.classify(self.embed(x_t, owner, cases))
+
+
+def mean_by_owner(tiles: Tensor, owner: Tensor, cases: int) -> Tensor:
+    """(n, labels, width) of tiles -> (cases, labels, width), the mean over each case's tiles."""
+    total = torch.zeros((cases, *tiles.shape[1:]), device=tiles.device).index_add(0, owner, tiles)
+    count = torch.bincount(owner, minlength=cases).clamp(min=1)
+    return total / count[:, None, None]
 
 
 def unused_backbone(network: DiagnosisNetwork) -> tuple[str, ...]:

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GRID_ZYX = (8, 16, 16)
+GRID_ZYX = (16, 16, 16)
+SHARPNESS = 4.0
+BANDS = 3
+PLACE = 3 + 6 * BANDS
 
 
-def positions(shape_zyx: tuple[int, ...], device: torch.device, bands: int = 3) -> Tensor:
+def positions(shape_zyx: tuple[int, ...], device: torch.device, bands: int = BANDS) -> Tensor:
     """Where each voxel lies in the field of view, as sines and cosines of its three coordinates in -1..1.
 
     Returns
@@ -25,48 +28,60 @@ def positions(shape_zyx: tuple[int, ...], device: torch.device, bands: int = 3) 
 
 
 class AttentionPooling(nn.Module):
-    """One query per label over all positions of a feature map, keys from feature and place."""
+    """Each label attends to the positions that speak for it most, near the place where it is found.
+
+    The evidence of a position for a label is the label's own linear layer on its hidden features; attention is the
+    softmax of SHARPNESS times the evidence plus a learnt function of place. It behaves like a maximum over positions that
+    passes gradient from the first step on, which plain query-key attention, uniform at the start, did not
+    (docs/decisions.md).
+    """
 
     def __init__(self, channels: int, labels: int, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.key = nn.Linear(channels, width)
-        self.place = nn.Linear(3 + 18, width)
-        self.value = nn.Linear(channels + 3 + 18, width)
-        self.query = nn.Parameter(torch.randn(labels, width) * 0.1)
+        self.norm = nn.GroupNorm(1, channels)
+        self.hidden = nn.Linear(channels, width)
+        self.place = nn.Linear(PLACE, width)
+        self.where = nn.Linear(PLACE, labels)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(b, channels, z, y, x) -> (b, labels, width)."""
+    def forward(self, features: Tensor, weight: Tensor, dropout: nn.Module) -> Tensor:
+        """Features (b, channels, z, y, x) and the labels' weights (labels, width) -> (b, labels, width)."""
         depth, rows, columns = (min(size, limit) for size, limit in zip(features.shape[2:], GRID_ZYX, strict=True))
-        pooled_shape = (depth, rows, columns)
-        features = F.adaptive_avg_pool3d(features.float(), pooled_shape)
-        tokens = self.norm(features.flatten(2).transpose(1, 2))
-        place = positions(pooled_shape, tokens.device)
-        key = self.key(tokens) + self.place(place)
-        value = F.silu(self.value(torch.cat([tokens, place.expand(len(tokens), -1, -1)], dim=2)))
-        score = torch.einsum("lw,bnw->bln", self.query, key) / math.sqrt(key.shape[2])
-        return torch.einsum("bln,bnw->blw", score.softmax(dim=2), value)
+        pooled = features.float()
+        if pooled.shape[2:] != (depth, rows, columns):
+            pooled = F.adaptive_avg_pool3d(pooled, (depth, rows, columns))
+        tokens = self.norm(pooled).flatten(2).transpose(1, 2)
+        place = positions((depth, rows, columns), tokens.device)
+        hidden = F.silu(self.hidden(tokens) + self.place(place))
+        hidden = hidden * dropout(torch.ones((len(hidden), 1, hidden.shape[2]), device=hidden.device))
+        evidence = hidden @ weight.T
+        attention = (SHARPNESS * evidence + self.where(place)).softmax(dim=1)
+        return attention.transpose(1, 2) @ hidden
 
 
 class DiagnosisHead(nn.Module):
     """Attention pooling over the chosen blocks, then one linear layer of its own per label."""
 
-    def __init__(self, block_channels: dict[str, int], labels: int, dropout: float, width: int = 32) -> None:
+    def __init__(self, block_channels: dict[str, int], labels: int, dropout: float, width: int = 64) -> None:
         super().__init__()
         self.pools = nn.ModuleDict(
-            {name: AttentionPooling(channels, labels, width) for name, channels in block_channels.items()}
+            {n: AttentionPooling(channels, labels, width) for n, channels in block_channels.items()}
         )
         self.dropout = nn.Dropout(dropout)
-        self.weight = nn.Parameter(torch.randn(labels, width * len(block_channels)) * 0.02)
+        self.weight = nn.Parameter(torch.randn(labels, width * len(block_channels)) / math.sqrt(width))
         self.bias = nn.Parameter(torch.zeros(labels))
 
     def embed(self, features: dict[str, Tensor]) -> Tensor:
         """Features by block name -> (b, labels, width * blocks), what fusion joins."""
-        return torch.cat([pool(features[name]) for name, pool in self.pools.items()], dim=2)
+        parts = self.weight.chunk(len(self.pools), dim=1)
+        pooled = [
+            pool(features[name], part, self.dropout)
+            for (name, pool), part in zip(self.pools.items(), parts, strict=True)
+        ]
+        return torch.cat(pooled, dim=2)
 
     def classify(self, embedded: Tensor) -> Tensor:
         """(b, labels, width * blocks) -> logits (b, labels)."""
-        return (self.dropout(embedded) * self.weight).sum(dim=2) + self.bias
+        return (embedded * self.weight).sum(dim=2) + self.bias
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Features by block name -> logits (b, labels)."""

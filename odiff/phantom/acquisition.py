@@ -63,7 +63,7 @@ def draw_grid(view: str, size: Size, scanner: Scanner, rng: np.random.Generator,
     pixels = round(size.pixels / scanner.resolution)
     slices = size.slices + int(rng.integers(-1, 2))
     shape, spacing = (slices, pixels, pixels), (size.slice_mm * float(rng.uniform(0.97, 1.03)), pixel, pixel)
-    axes = np.asarray(ORIENTATION[view], float) @ _rotation(rng.uniform(-7, 7, 3)).T
+    axes = np.asarray(ORIENTATION[view], float) @ _rotation(rng.uniform(-5, 5, 3)).T
     if rng.random() < 0.3:
         axes[0] *= -1
     centre = centre_xyz_mm + rng.normal(0, 2.0, 3)

@@ -29,7 +29,7 @@ def knee(rng: np.random.Generator, lesions: dict[str, int]) -> Anatomy:
     parts = [*_surroundings(rng), *_fluid(rng, lesions["EFFU"])]
     parts += [Part(bone.grown(1.2), "cortex", "background") for bone, _ in bones]
     parts += [Part(bone, "marrow", name) for bone, name in bones]
-    parts += spots(rng, int(rng.integers(2, 7)), [femur, tibia, patella])
+    parts += spots(rng, int(rng.integers(1, 5)), [femur, tibia, patella])
     parts += _cartilage(femur, tibia, patella, rng)
     parts += _patellar_lesion(patella, rng) if lesions["PD"] else []
     parts += _meniscus("medial_meniscus", "MM", 1, rng, lesions["MM"])
@@ -59,7 +59,7 @@ def _surroundings(rng: np.random.Generator) -> list[Part]:
         *(Part(muscle, "muscle") for muscle in muscles),
         *(Part(vessel, "vessel") for vessel in vessels),
         *(Part(tendon, "ligament") for tendon in tendons),
-        *spots(rng, int(rng.integers(3, 9)), [leg]),
+        *spots(rng, int(rng.integers(2, 6)), [leg]),
     ]
 
 
@@ -109,7 +109,7 @@ def _meniscus(label: str, lesion: str, side: int, rng: np.random.Generator, is_t
     parts = [Part(body, "meniscus", label)]
     if is_torn:
         middle = outward + side * rng.uniform(0.7, 1.6)
-        cleft = arc(centre, 15, 6.5, float(middle), rng.uniform(0.28, 0.42))
+        cleft = arc(centre, 15, 6.5, float(middle), rng.uniform(0.4, 0.6))
         parts.append(Part(cleft, "tear", None, lesion))
     return parts
 

@@ -13,6 +13,8 @@ from odiff.phantom.knee import knee
 from odiff.phantom.parts import Anatomy, paint
 
 PHANTOM_VERSION = 1
+# How many studies each of SCANNERS contributes.
+SHARES = (0.35, 0.3, 0.25, 0.1)
 Builder = Callable[[np.random.Generator, dict[str, int]], Anatomy]
 
 
@@ -55,10 +57,10 @@ def make_study(joint: str, case_index: int, seed: int, size: str = "demo") -> St
     rng = np.random.default_rng([PHANTOM_VERSION, seed, case_index])
     what = JOINTS[joint]
     burden = rng.normal(0, 0.35)
-    diagnoses = {name: int(rng.normal(-0.3 + burden) > 0) for name in what.diagnoses}
+    diagnoses = {name: int(rng.normal(-0.15 + burden) > 0) for name in what.diagnoses}
     anatomy = what.build(rng, diagnoses)
     laterality = "L" if rng.random() < 0.5 else "R"
-    scanner = SCANNERS[int(rng.integers(len(SCANNERS)))]
+    scanner = SCANNERS[int(rng.choice(len(SCANNERS), p=SHARES))]
     warp = draw_warp(rng)
     series = {
         view: acquire_view(anatomy, what.labels, view, laterality, SIZES[size], scanner, warp, rng) for view in VIEWS
@@ -91,9 +93,9 @@ class Warp:
         return moved
 
 
-def draw_warp(rng: np.random.Generator, waves: int = 3, amplitude_mm: float = 1.6) -> Warp:
+def draw_warp(rng: np.random.Generator, waves: int = 3, amplitude_mm: float = 1.2) -> Warp:
     """Per-patient shape variation."""
-    matrix = np.eye(3) * rng.uniform(0.93, 1.07, 3) + rng.normal(0, 0.02, (3, 3))
+    matrix = np.eye(3) * rng.uniform(0.95, 1.05, 3) + rng.normal(0, 0.02, (3, 3))
     directions = rng.normal(0, 1, (waves, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     lengths = 2 * np.pi / rng.uniform(60, 140, (waves, 1))

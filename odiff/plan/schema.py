@@ -124,12 +124,16 @@ class SegmentationRecipe:
 
 @dataclass(frozen=True)
 class DiagnosisRecipe:
-    """Fine-tuning of the backbone under attention pooling; blocks and time steps come from the probes."""
+    """The head learns `head_steps` on cached features at `head_rate`, then everything is fine-tuned for `steps`.
+
+    Blocks and time steps come from the probes.
+    """
 
     steps: int
     learning_rate: float
     backbone_rate: float
     head_steps: int
+    head_rate: float
     warmup_steps: int
     weight_decay: float
     gradient_clip: float

@@ -1,0 +1,1 @@
+"""The whole job on the phantom, beside trivial and untrained predictors."""

@@ -1,0 +1,79 @@
+"""The diagnosis head learns alone first, on features that are computed once: hundreds of cheap steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from odiff.data.batches import DiagnosisItem, whole_view
+from odiff.learning.diagnosis_scores import masked_bce
+from odiff.learning.probes import noised
+from odiff.network.diagnosis import DiagnosisNetwork, mean_by_owner
+from odiff.network.heads import GRID_ZYX
+from odiff.plan import DiagnosisRecipe, ViewPlan
+from odiff.training.device import autocast
+
+CASES = 1000
+BATCH = 24
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """Features of all tiles by block (tiles, channels, z, y, x), and the case of each tile (tiles,)."""
+
+    blocks: dict[str, Tensor]
+    owner: Tensor
+    targets: Tensor
+
+
+@torch.no_grad()
+def cache_features(
+    network: DiagnosisNetwork, folder: Path, items: Sequence[DiagnosisItem], plan: ViewPlan, device: torch.device
+) -> CachedFeatures:
+    """Features of the first series of up to `CASES` cases, pooled to the head's grid."""
+    kept = items[:CASES]
+    blocks: dict[str, list[Tensor]] = {name: [] for name in network.choice.blocks}
+    owner: list[int] = []
+    network.backbone.eval()
+    for number, item in enumerate(kept):
+        tiles = torch.from_numpy(np.stack(whole_view(folder, item.series[0], plan.patch_zyx))).to(device)
+        x_t = noised(tiles, network.choice.time_step, plan.diffusion)
+        t = torch.full((len(tiles),), network.choice.time_step, device=device)
+        with autocast(device):
+            found = network.backbone.features(x_t, t, network.last)
+        for name, rows in blocks.items():
+            rows.append(_pooled(found[name]).half().cpu())
+        owner += [number] * len(tiles)
+    targets = torch.tensor([item.targets for item in kept], dtype=torch.float32)
+    return CachedFeatures({name: torch.cat(rows) for name, rows in blocks.items()}, torch.tensor(owner), targets)
+
+
+def _pooled(features: Tensor) -> Tensor:
+    depth, rows, columns = (min(size, limit) for size, limit in zip(features.shape[2:], GRID_ZYX, strict=True))
+    return F.adaptive_avg_pool3d(features.float(), (depth, rows, columns))
+
+
+def warm_up_head(network: DiagnosisNetwork, cached: CachedFeatures, recipe: DiagnosisRecipe, seed: int) -> None:
+    """Train ``network.head`` for `recipe.head_steps` on cached features, shifted by up to one cell at random."""
+    head, device = network.head, next(network.parameters()).device
+    optimiser = torch.optim.AdamW(head.parameters(), lr=recipe.head_rate, weight_decay=recipe.weight_decay)
+    head.train()
+    for step in range(recipe.head_steps):
+        rng = np.random.default_rng([seed, 5, step])
+        cases = rng.permutation(len(cached.targets))[:BATCH]
+        tiles = np.flatnonzero(np.isin(cached.owner.numpy(), cases))
+        place = {int(case): index for index, case in enumerate(cases)}
+        owner = torch.tensor([place[int(cached.owner[tile])] for tile in tiles], device=device)
+        shifts = tuple(int(s) for s in rng.integers(-1, 2, 3))
+        blocks = {n: torch.roll(rows[tiles].float(), shifts, (2, 3, 4)).to(device) for n, rows in cached.blocks.items()}
+        logits = head.classify(mean_by_owner(head.embed(blocks), owner, len(cases)))
+        loss = masked_bce(logits, cached.targets[cases].to(device))
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.head_rate * (1 - step / recipe.head_steps)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
