@@ -1,5 +1,6 @@
 """Training augmentation: one affine map per sample, then batchgenerators' intensity changes."""
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -70,7 +71,7 @@ def move(
 def change_intensities(image: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast, gamma, blur and noise, each with the plan's probability."""
     chance = settings.probability
-    with numpy_state(rng):
+    with global_state(rng):
         if settings.brightness and np.random.random() < chance:
             image = augment_brightness_additive(image, 0.0, settings.brightness, per_channel=False)
         if settings.contrast and np.random.random() < chance:
@@ -85,11 +86,14 @@ def change_intensities(image: np.ndarray, settings: Augmentation, rng: np.random
 
 
 @contextmanager
-def numpy_state(rng: np.random.Generator) -> Iterator[None]:
-    """batchgenerators draws from numpy's global state: seed it from `rng` inside, and put it back after."""
-    before = np.random.get_state()
-    np.random.seed(int(rng.integers(2**32)))
+def global_state(rng: np.random.Generator) -> Iterator[None]:
+    """batchgenerators draws from the global states of numpy and `random`: seed both from `rng`, put both back after."""
+    before, python_before = np.random.get_state(), random.getstate()
+    seed = int(rng.integers(2**32))
+    np.random.seed(seed)
+    random.seed(seed)
     try:
         yield
     finally:
         np.random.set_state(before)
+        random.setstate(python_before)

@@ -45,9 +45,7 @@ def read_volume(path: Path) -> Volume:
     ImageError
         Unreadable or truncated file, not one 3D volume, NaN or Inf, zero or negative spacing, sheared axes.
     """
-    image, notes = _read(path)
-    volume = volume_from_image(image, str(path))
-    return Volume(volume.array, volume.grid, (*notes, *volume.notes))
+    return volume_from_image(_read(path), str(path))
 
 
 def read_mask(path: Path) -> Volume:
@@ -123,22 +121,16 @@ def _corners(grid: Grid) -> list[np.ndarray]:
     return [origin, *(origin + step for step in steps)]
 
 
-def _read(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
+def _read(path: Path) -> sitk.Image:
     if not path.exists():
         raise ImageError(f"{path}: no such file")
-    fault = raw_fault(path)
-    if fault:
+    if fault := raw_fault(path):
         raise ImageError(f"{path}: {fault}; {NEXT_STEP}")
     try:
-        return sitk.ReadImage(str(path)), ()
+        return sitk.ReadImage(str(path))
     except RuntimeError as error:
-        return _read_sheared(path, error)
-
-
-def _read_sheared(path: Path, error: RuntimeError) -> tuple[sitk.Image, tuple[str, ...]]:
-    """ITK refuses a NIfTI sform whose columns are not at right angles; the qform may still be whole."""
-    reason = str(error).strip().splitlines()[-1]
-    raise ImageError(f"{path}: cannot be read ({reason}); {NEXT_STEP}") from None
+        reason = str(error).strip().splitlines()[-1]
+        raise ImageError(f"{path}: cannot be read ({reason}); {NEXT_STEP}") from None
 
 
 def _to_3d(image: sitk.Image, name: str) -> tuple[sitk.Image, tuple[str, ...]]:

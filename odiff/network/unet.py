@@ -125,7 +125,7 @@ class SegmentationNetwork(nn.Module):
         self.head_in = nn.Sequential(
             norm(plan.channels[0]), nn.SiLU(), convolution(plan.channels[0], width * pixels, kernel)
         )
-        self.head_mix = convolution(width + 1, 2 * width, kernel)
+        self.head_mix = convolution(width + 1, 2 * width, (1, 3, 3))
         self.head_out = nn.Conv3d(2 * width, classes, 1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

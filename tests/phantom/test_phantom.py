@@ -1,0 +1,47 @@
+"""The phantom keeps its word."""
+
+import numpy as np
+import pytest
+
+from odiff.geometry import VIEWS, view_angle_deg
+from odiff.phantom import JOINTS, make_study
+
+
+@pytest.fixture(scope="module")
+def studies():
+    return [make_study("knee", number, 3, "tiny") for number in range(12)]
+
+
+def test_the_same_seed_gives_the_same_voxels(studies):
+    again = make_study("knee", 5, 3, "tiny")
+    for view in VIEWS:
+        assert np.array_equal(again.series[view].image.array, studies[5].series[view].image.array)
+    assert again.diagnoses == studies[5].diagnoses
+
+
+def test_true_lesion_maps_tell_every_diagnosis(studies):
+    """The label check: a lesion is somewhere in the study if and only if its diagnosis is 1, so its AUROC is 1."""
+    for study in studies:
+        seen = np.bitwise_or.reduce(
+            [np.bitwise_or.reduce(series.lesion, axis=None) for series in study.series.values()]
+        )
+        for bit, name in enumerate(JOINTS["knee"].diagnoses):
+            assert bool(seen >> bit & 1) == bool(study.diagnoses[name]), name
+
+
+def test_views_agree_with_their_direction_cosines(studies):
+    for study in studies:
+        for view, series in study.series.items():
+            assert view_angle_deg(series.image.grid, view) < 15
+
+
+def test_every_structure_is_drawn_somewhere(studies):
+    values = set()
+    for study in studies:
+        for series in study.series.values():
+            values |= set(np.unique(series.mask).tolist())
+    assert values == set(JOINTS["knee"].labels.values())
+
+
+def test_left_and_right_joints_are_both_there(studies):
+    assert {study.laterality for study in studies} == {"L", "R"}
