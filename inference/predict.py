@@ -143,7 +143,7 @@ def _segment(
             np.savez_compressed(file, probabilities=probabilities.astype(np.float16))
     else:
         labels = predictor.segment(volume, series.view, laterality)
-    write_volume(target / series.image.name, smallest_integers(labels), volume.grid)
+    write_volume(target / series.image.name, smallest_integers(labels), volume.grid, like=series.image)
 
 
 def _diagnose(

@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from odiff.errors import ImageError
+from odiff.geometry.nifti_header import copy_geometry, is_nifti
 from odiff.geometry.repair import orthonormal, raw_fault
 from odiff.storage import atomic_path
 
@@ -102,10 +103,15 @@ def image_from_volume(array: np.ndarray, grid: Grid) -> sitk.Image:
     return image
 
 
-def write_volume(path: Path, array: np.ndarray, grid: Grid) -> None:
-    """Write (z, y, x) on its grid, compressed, whole or not at all; the ending chooses the format."""
+def write_volume(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None) -> None:
+    """Write (z, y, x) on its grid, compressed, whole or not at all; the ending chooses the format.
+
+    `like` is the file that the grid was read from: between NIfTI files its geometry is then copied to the last bit.
+    """
     with atomic_path(path) as temporary:
         sitk.WriteImage(image_from_volume(array, grid), str(temporary), useCompression=True)
+        if like is not None and is_nifti(path) and is_nifti(like):
+            copy_geometry(like, temporary)
 
 
 def same_grid(a: Grid, b: Grid, tolerance_mm: float = 1e-2) -> bool:
