@@ -30,9 +30,16 @@ def soft_dice_loss(logits: Tensor, classes: Tensor, smooth: float = 1.0) -> Tens
 
 
 def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """Mean over known voxels; 0 where none is known."""
-    known = (classes != IGNORE).sum().clamp(min=1)
-    return F.cross_entropy(logits.float(), classes, ignore_index=IGNORE, reduction="sum") / known
+    """Cross-entropy over known voxels, each class weighted by 1/sqrt(its voxels in the batch); 0 where none is known.
+
+    Unweighted, thin structures wait until the background is learnt (docs/decisions.md).
+    """
+    known = classes[classes != IGNORE]
+    if not len(known):
+        return (logits.float() * 0).sum()
+    voxels = torch.bincount(known, minlength=logits.shape[1]).float()
+    weight = torch.where(voxels > 0, voxels.clamp(min=1).rsqrt(), torch.zeros_like(voxels))
+    return F.cross_entropy(logits.float(), classes, weight=weight, ignore_index=IGNORE)
 
 
 def segmentation_loss(logits: Tensor, classes: Tensor, dice_weight: float, cross_entropy_weight: float) -> Tensor:

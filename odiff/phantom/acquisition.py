@@ -66,7 +66,7 @@ def draw_grid(view: str, size: Size, scanner: Scanner, rng: np.random.Generator,
     axes = np.asarray(ORIENTATION[view], float) @ _rotation(rng.uniform(-5, 5, 3)).T
     if rng.random() < 0.3:
         axes[0] *= -1
-    centre = centre_xyz_mm + rng.normal(0, 2.0, 3)
+    centre = centre_xyz_mm + rng.normal(0, 5.0, 3)
     half = (np.asarray(shape) - 1) / 2 * np.asarray(spacing)
     origin = centre - half @ axes
     direction = tuple(float(value) for value in axes[::-1].T.ravel())

@@ -29,7 +29,7 @@ def knee(rng: np.random.Generator, lesions: dict[str, int]) -> Anatomy:
     parts = [*_surroundings(rng), *_fluid(rng, lesions["EFFU"])]
     parts += [Part(bone.grown(1.2), "cortex", "background") for bone, _ in bones]
     parts += [Part(bone, "marrow", name) for bone, name in bones]
-    parts += spots(rng, int(rng.integers(1, 5)), [femur, tibia, patella])
+    parts += spots(rng, int(rng.integers(2, 6)), [femur, tibia, patella])
     parts += _cartilage(femur, tibia, patella, rng)
     parts += _patellar_lesion(patella, rng) if lesions["PD"] else []
     parts += _meniscus("medial_meniscus", "MM", 1, rng, lesions["MM"])
@@ -59,7 +59,7 @@ def _surroundings(rng: np.random.Generator) -> list[Part]:
         *(Part(muscle, "muscle") for muscle in muscles),
         *(Part(vessel, "vessel") for vessel in vessels),
         *(Part(tendon, "ligament") for tendon in tendons),
-        *spots(rng, int(rng.integers(2, 6)), [leg]),
+        *spots(rng, int(rng.integers(3, 9)), [leg]),
     ]
 
 

@@ -14,7 +14,7 @@ from odiff.phantom.parts import Anatomy, paint
 
 PHANTOM_VERSION = 1
 # How many studies each of SCANNERS contributes.
-SHARES = (0.35, 0.3, 0.25, 0.1)
+SHARES = (0.3, 0.25, 0.25, 0.2)
 Builder = Callable[[np.random.Generator, dict[str, int]], Anatomy]
 
 
@@ -93,7 +93,7 @@ class Warp:
         return moved
 
 
-def draw_warp(rng: np.random.Generator, waves: int = 3, amplitude_mm: float = 1.2) -> Warp:
+def draw_warp(rng: np.random.Generator, waves: int = 3, amplitude_mm: float = 1.5) -> Warp:
     """Per-patient shape variation."""
     matrix = np.eye(3) * rng.uniform(0.95, 1.05, 3) + rng.normal(0, 0.02, (3, 3))
     directions = rng.normal(0, 1, (waves, 3))
