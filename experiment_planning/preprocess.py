@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,7 +156,7 @@ def label_row(case: Case, dataset: Dataset) -> list[float]:
     return [*row, float(any(series.mask for series in case.series))]
 
 
-def without_cases(dataset: Dataset, names: set[str]) -> Dataset:
+def without_cases(dataset: Dataset, names: Collection[str]) -> Dataset:
     """The dataset less the cases called `names`.
 
     Raises
