@@ -18,6 +18,7 @@ from odiff.plan.schema import Triple
 Spacing = tuple[float, float, float]
 ANISOTROPIC = 3.0
 THIN_PERCENTILE = 10
+COARSER = 1.05
 SIDED = ("left", "right", "medial", "lateral")
 SIDED_ABBREVIATIONS = ("MM", "LM", "MCL", "LCL")
 
@@ -132,7 +133,10 @@ def plan_patch(
     seen: ViewFingerprint, spacing: Spacing, preset: Preset, machine: Machine, classes: int, reasons: Reasons,
     like: ViewPlan | None,
 ) -> tuple[Spacing, Triple, Topology]:  # fmt: skip
-    """Steps 2 and 3: the whole field of view, coarsened in plane up to 1.5x, then cut, until it fits."""
+    """Steps 2 and 3: the whole field of view, coarsened in plane up to 1.5x, then cut, until it fits.
+
+    Slices never stay thinner than the plane is coarse: an isotropic volume is coarsened alike along all axes.
+    """
     extent = np.median(np.asarray(seen.extents_zyx_mm), axis=0)
     original = spacing
     while True:
@@ -142,18 +146,18 @@ def plan_patch(
         if _fits(patch, topology, preset, machine, classes, like):
             rule = "median shape after the body crop, rounded to what the network divides (up, or down by 5 % at most)"
             break
-        coarser = (spacing[0], spacing[1] * 1.05, spacing[2] * 1.05)
+        coarser = (max(original[0], min(spacing[1:]) * COARSER), spacing[1] * COARSER, spacing[2] * COARSER)
         if coarser[1] > original[1] * preset.limits.coarsen_in_plane:
             patch, topology = cut_patch(median, spacing, preset, machine, classes, like)
             rule = "cut along the axis with the largest patch/median ratio until memory and time hold it"
             break
         spacing = coarser
-    spacing = (spacing[0], round(spacing[1], 4), round(spacing[2], 4))
+    spacing = (round(spacing[0], 4), round(spacing[1], 4), round(spacing[2], 4))
     if spacing != original:
         reasons.add(
             "spacing_zyx_mm",
             spacing,
-            f"coarsened in plane from {original[1]} mm so that the field of view fits",
+            f"coarsened from {list(original)} mm so that the field of view fits; slices only where thinner than pixels",
             "budget",
         )
     reasons.add(
@@ -164,7 +168,9 @@ def plan_patch(
 
 
 def _explain_topology(patch: Triple, spacing: Spacing, topology: Topology, reasons: Reasons) -> None:
-    stem_rule = "space to depth in plane while voxels stay finer than the slices (or 2 mm) and 24 remain"
+    stem_rule = (
+        "space to depth while voxels stay finer than the slices (or 2 mm) and 24 remain; slices thinner than 2 mm too"
+    )
     reasons.add("network.stem_zyx", topology.stem_zyx, stem_rule, f"spacing {list(spacing)} mm")
     stride_rule = "an axis is halved while within 2x of the finest spacing and 4 voxels remain"
     reasons.add(

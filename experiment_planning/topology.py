@@ -23,16 +23,22 @@ class Topology:
 
 
 def plan_stem(patch_zyx: Triple, spacing_zyx_mm: Spacing) -> Triple:
-    """A space-to-depth block in plane: the largest of 4 and 2 that leaves detail and extent enough.
+    """A space-to-depth block: along each direction the largest of 4 and 2 that leaves detail and extent enough.
 
-    In-plane voxels after it are no coarser than the slices are thick (or 2 mm), and 24 remain along each axis.
+    In-plane voxels after it are no coarser than the slices are thick (or 2 mm); thin slices join to 2 mm at most, and only
+    below a block in plane. At least 24 voxels remain along each axis it shortens.
     """
-    in_plane = max(spacing_zyx_mm[1:])
+    depth_mm, in_plane_mm = spacing_zyx_mm[0], max(spacing_zyx_mm[1:])
+    plane = _block(min(patch_zyx[1:]), in_plane_mm, max(depth_mm, FINE_ENOUGH_MM))
+    depth = _block(patch_zyx[0], depth_mm, FINE_ENOUGH_MM) if plane > 1 else 1
+    return (min(depth, plane), plane, plane)
+
+
+def _block(voxels: int, spacing_mm: float, limit_mm: float) -> int:
     for block in (4, 2):
-        is_fine = in_plane * block <= max(spacing_zyx_mm[0], FINE_ENOUGH_MM)
-        if is_fine and min(patch_zyx[1:]) // block >= MIN_AFTER_STEM:
-            return (1, block, block)
-    return (1, 1, 1)
+        if spacing_mm * block <= limit_mm and voxels // block >= MIN_AFTER_STEM:
+            return block
+    return 1
 
 
 def halvings(sizes: Spacing, spacing: Spacing) -> Triple:

@@ -9,9 +9,11 @@ from typing import Any
 from tqdm import tqdm
 
 from odiff.cli.runner import DONE, parser, run
+from odiff.errors import UsageError
 from odiff.inference.demo.pipeline import DemoSettings, run_demo
 from odiff.phantom import JOINTS, write_phantom_dataset
 from odiff.phantom.acquisition import SIZES
+from odiff.phantom.atlas import AtlasSource, read_atlas_labels
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,22 +41,47 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--size", choices=sorted(SIZES), default="standard", help="with --write-dataset (default: %(default)s)"
     )
+    result.add_argument(
+        "--atlas", type=Path, metavar="LABELMAP", help="with --write-dataset: build the studies on this label map"
+    )
+    result.add_argument(
+        "--atlas-labels",
+        type=Path,
+        metavar="JSON",
+        help='what its values are: {"femur": 5, "tibial_cartilage": [2, 3]}',
+    )
     result.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     return result
 
 
 def _body(arguments: argparse.Namespace) -> int:
+    if arguments.atlas and not arguments.write_dataset:
+        raise UsageError("--atlas: give --write-dataset DIR, the folder to write the studies to")
+    if bool(arguments.atlas) != bool(arguments.atlas_labels):
+        raise UsageError("--atlas and --atlas-labels belong together: the label map, and which structure each value is")
     if arguments.write_dataset:
+        atlas = _atlas(arguments) if arguments.atlas else None
         with tqdm(total=arguments.cases + arguments.test_cases, desc="phantom", unit="case") as bar:
             write_phantom_dataset(
                 arguments.write_dataset, joint=arguments.joint, cases=arguments.cases, seed=arguments.seed,
                 test_cases=arguments.test_cases, size=arguments.size, processes=arguments.processes, progress=bar.update,
+                atlas=atlas,
             )  # fmt: skip
         return DONE
     settings = DemoSettings(seed=arguments.seed, processes=arguments.processes)
     result = run_demo(arguments.output, settings, sys.stdout.write)
     sys.stdout.write(as_table(result, arguments.output))
     return DONE
+
+
+def _atlas(arguments: argparse.Namespace) -> AtlasSource:
+    """The label map, and a line on what comes from it and what is synthesised."""
+    known = [name for name in JOINTS[arguments.joint].labels if name != "background"]
+    source = AtlasSource(arguments.atlas, read_atlas_labels(arguments.atlas_labels, known))
+    made = [name for name in known if name not in source.structures]
+    sys.stdout.write(f"from {arguments.atlas}: {', '.join(source.structures)}\n")
+    sys.stdout.write(f"synthesised: {', '.join([*made, 'skin, fat, muscles, fluid, vessels and lesions'])}\n")
+    return source
 
 
 def as_table(result: dict[str, Any], folder: Path) -> str:

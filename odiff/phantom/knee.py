@@ -3,8 +3,13 @@
 Right knee around the joint line, mm: x to the medial side, y backwards, z up.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from odiff.phantom.atlas import REACH_MM as MARGIN_MM
+from odiff.phantom.atlas import varied
+from odiff.phantom.bands import Tear, band
 from odiff.phantom.parts import Anatomy, Part, spots
 from odiff.phantom.shapes import Shape, arc, capsule, common, ellipsoid, shell, union
 
@@ -13,10 +18,11 @@ LABELS = {
     "patellar_cartilage": 7, "medial_meniscus": 8, "lateral_meniscus": 9, "ACL": 10, "PCL": 11,
 }  # fmt: skip
 DIAGNOSES = ("ACL", "PCL", "MM", "LM", "MCL", "LCL", "PD", "EFFU")
+COLLATERAL_TEAR = Tear((0.1, 0.35), 0.45, (5.0, 6.5))
 
 
-def knee(rng: np.random.Generator, lesions: dict[str, int]) -> Anatomy:
-    """One patient's knee with the abnormalities that are 1 in `lesions`."""
+def knee(rng: np.random.Generator, lesions: dict[str, int], given: Mapping[str, Shape]) -> Anatomy:
+    """One patient's knee with the abnormalities that are 1 in `lesions`; shapes of `given` replace the parametric ones."""
     size = rng.uniform(0.94, 1.06)
     femur = union(
         capsule((0, -2, 26), (rng.uniform(-4, 4), 2, 120), 14 * size),
@@ -25,22 +31,24 @@ def knee(rng: np.random.Generator, lesions: dict[str, int]) -> Anatomy:
     tibia = union(ellipsoid((0, 4, -23), (39 * size, 25, 15)), capsule((0, 2, -30), (0, 4, -120), 13 * size), blend=8)
     patella = ellipsoid((rng.uniform(-4, 4), -41, rng.uniform(16, 26)), (20 * size, 8.5, 20))
     fibula = capsule((-33, 17, -32), (-29, 14, -120), 7 * size)
+    femur, tibia = given.get("femur", femur), given.get("tibia", tibia)
+    patella, fibula = given.get("patella", patella), given.get("fibula", fibula)
     bones = [(femur, "femur"), (tibia, "tibia"), (patella, "patella"), (fibula, "fibula")]
     parts = [*_surroundings(rng), *_fluid(rng, lesions["EFFU"])]
     parts += [Part(bone.grown(1.2), "cortex", "background") for bone, _ in bones]
     parts += [Part(bone, "marrow", name) for bone, name in bones]
     parts += spots(rng, int(rng.integers(2, 6)), [femur, tibia, patella])
-    parts += _cartilage(femur, tibia, patella, rng)
+    parts += _cartilage(femur, tibia, patella, rng, given)
     parts += _patellar_lesion(patella, rng) if lesions["PD"] else []
-    parts += _meniscus("medial_meniscus", "MM", 1, rng, lesions["MM"])
-    parts += _meniscus("lateral_meniscus", "LM", -1, rng, lesions["LM"])
+    parts += _meniscus("medial_meniscus", "MM", 1, rng, lesions["MM"], given)
+    parts += _meniscus("lateral_meniscus", "LM", -1, rng, lesions["LM"], given)
     shift = rng.normal(0, 1.0, 3)
     acl = (np.array([4, -10, -8.0]) + shift, np.array([-9, 13, 13.0]) + shift)
     pcl = (np.array([-1, 24, -13.0]) + shift, np.array([7, -2, 11.0]) + shift)
     parts += _cruciate("ACL", *acl, 4.2, rng, lesions["ACL"])
     parts += _cruciate("PCL", *pcl, 4.8, rng, lesions["PCL"])
-    parts += _collateral("MCL", (41 * size, 2, 24), (39 * size, -2, -42), rng, lesions["MCL"])
-    parts += _collateral("LCL", (-41 * size, 7, 22), (-38, 17, -34), rng, lesions["LCL"])
+    parts += band((41 * size, 2, 24), (39 * size, -2, -42), 2.6, COLLATERAL_TEAR, rng, lesions["MCL"], "MCL")
+    parts += band((-41 * size, 7, 22), (-38, 17, -34), 2.6, COLLATERAL_TEAR, rng, lesions["LCL"], "LCL")
     return Anatomy(tuple(parts), dict(lesions))
 
 
@@ -77,15 +85,20 @@ def _fluid(rng: np.random.Generator, is_effusion: int) -> list[Part]:
     return [*parts, Part(pouch, "fluid", None, "EFFU" if is_effusion else None)]
 
 
-def _cartilage(femur: Shape, tibia: Shape, patella: Shape, rng: np.random.Generator) -> list[Part]:
+def _cartilage(
+    femur: Shape, tibia: Shape, patella: Shape, rng: np.random.Generator, given: Mapping[str, Shape]
+) -> list[Part]:
     thickness = rng.uniform(3.0, 4.2)
     below = ellipsoid((0, 2, 8), (46, 40, 22))
     plateau = union(ellipsoid((20, 4, -8), (17, 20, 8)), ellipsoid((-20, 4, -8), (17, 20, 8)))
     behind = ellipsoid((0, -31, 21), (19, 7, 18))
+    shapes = {
+        "femoral_cartilage": common(shell(femur, 0, thickness), below),
+        "tibial_cartilage": common(shell(tibia, 0, thickness), plateau),
+        "patellar_cartilage": common(shell(patella, 0, thickness), behind),
+    }
     return [
-        Part(common(shell(femur, 0, thickness), below), "cartilage", "femoral_cartilage"),
-        Part(common(shell(tibia, 0, thickness), plateau), "cartilage", "tibial_cartilage"),
-        Part(common(shell(patella, 0, thickness), behind), "cartilage", "patellar_cartilage"),
+        Part(varied(given[name], rng) if name in given else shape, "cartilage", name) for name, shape in shapes.items()
     ]
 
 
@@ -101,15 +114,19 @@ def _patellar_lesion(patella: Shape, rng: np.random.Generator) -> list[Part]:
     ]
 
 
-def _meniscus(label: str, lesion: str, side: int, rng: np.random.Generator, is_torn: int) -> list[Part]:
+def _meniscus(
+    label: str, lesion: str, side: int, rng: np.random.Generator, is_torn: int, given: Mapping[str, Shape]
+) -> list[Part]:
     """A C around the plateau, open to the notch; a tear is a bright cleft through its posterior half."""
     outward = 0.0 if side > 0 else np.pi
     centre = (19.0 * side, 4.0, -6.0)
     body = arc(centre, rng.uniform(14, 16), rng.uniform(4.4, 5.2), outward, 2.3)
-    parts = [Part(body, "meniscus", label)]
+    parts = [Part(varied(given[label], rng) if label in given else body, "meniscus", label)]
     if is_torn:
         middle = outward + side * rng.uniform(0.7, 1.6)
         cleft = arc(centre, 15, 6.5, float(middle), rng.uniform(0.4, 0.6))
+        if label in given:
+            cleft = _cleft(given[label], side, rng)
         parts.append(Part(cleft, "tear", None, lesion))
     return parts
 
@@ -129,18 +146,10 @@ def _cruciate(
     return [Part(gap, "tear", None, label), Part(stumps, "ligament", label)]
 
 
-def _collateral(
-    lesion: str,
-    start: tuple[float, float, float],
-    end: tuple[float, float, float],
-    rng: np.random.Generator,
-    is_torn: int,
-) -> list[Part]:
-    """A thin dark band; torn, a stretch of it is thick and bright."""
-    band = Part(capsule(start, end, 2.6), "ligament")
-    if not is_torn:
-        return [band]
-    a, b = np.asarray(start), np.asarray(end)
-    low = rng.uniform(0.1, 0.35)
-    torn = capsule(tuple(a + low * (b - a)), tuple(a + (low + 0.45) * (b - a)), rng.uniform(5.0, 6.5))
-    return [band, Part(torn, "tear", None, lesion)]
+def _cleft(meniscus: Shape, side: int, rng: np.random.Generator) -> Shape:
+    """A slab through the back of a given meniscus."""
+    middle = (meniscus.low + meniscus.high) / 2
+    place = (
+        float(middle[0] + side * rng.uniform(-4, 6)), float(meniscus.high[1] - MARGIN_MM - rng.uniform(7, 11)), float(middle[2])
+    )  # fmt: skip
+    return common(meniscus.grown(1.5), ellipsoid(place, (float(rng.uniform(5, 7)), 9, 9)))

@@ -1,21 +1,23 @@
 """One patient: an anatomy, three acquisitions, and the truth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from odiff.geometry import VIEWS, Volume
+from odiff.phantom import ankle, knee, shoulder
 from odiff.phantom.acquisition import SCANNERS, SIZES, SUBSLICES, Scanner, Size, acquire, draw_grid, grid_points
-from odiff.phantom.knee import DIAGNOSES as KNEE_DIAGNOSES
-from odiff.phantom.knee import LABELS as KNEE_LABELS
-from odiff.phantom.knee import knee
+from odiff.phantom.atlas import AtlasSource, atlas_shapes
 from odiff.phantom.parts import Anatomy, paint
+from odiff.phantom.shapes import Shape
 
 PHANTOM_VERSION = 1
 # How many studies each of SCANNERS contributes.
 SHARES = (0.3, 0.25, 0.25, 0.2)
-Builder = Callable[[np.random.Generator, dict[str, int]], Anatomy]
+Builder = Callable[[np.random.Generator, dict[str, int], Mapping[str, Shape]], Anatomy]
+WARP_MM, ATLAS_WARP_MM = 1.5, 2.5
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,11 @@ class Joint:
     diagnoses: tuple[str, ...]
 
 
-JOINTS = {"knee": Joint(knee, KNEE_LABELS, KNEE_DIAGNOSES)}
+JOINTS = {
+    "knee": Joint(knee.knee, knee.LABELS, knee.DIAGNOSES),
+    "ankle": Joint(ankle.ankle, ankle.LABELS, ankle.DIAGNOSES),
+    "shoulder": Joint(shoulder.shoulder, shoulder.LABELS, shoulder.DIAGNOSES),
+}
 
 
 @dataclass(frozen=True)
@@ -52,16 +58,21 @@ class Study:
     sex: str
 
 
-def make_study(joint: str, case_index: int, seed: int, size: str = "demo") -> Study:
-    """The study number `case_index` of a cohort; the same arguments always give the same voxels."""
+def make_study(joint: str, case_index: int, seed: int, size: str = "demo", atlas: AtlasSource | None = None) -> Study:
+    """The study number `case_index` of a cohort; the same arguments always give the same voxels.
+
+    Parameters
+    ----------
+    atlas : a label map whose structures replace the parametric ones, deformed anew for every patient.
+    """
     rng = np.random.default_rng([PHANTOM_VERSION, seed, case_index])
     what = JOINTS[joint]
     burden = rng.normal(0, 0.35)
     diagnoses = {name: int(rng.normal(-0.15 + burden) > 0) for name in what.diagnoses}
-    anatomy = what.build(rng, diagnoses)
+    anatomy = what.build(rng, diagnoses, given_shapes(joint, atlas) if atlas else {})
     laterality = "L" if rng.random() < 0.5 else "R"
     scanner = SCANNERS[int(rng.choice(len(SCANNERS), p=SHARES))]
-    warp = draw_warp(rng)
+    warp = draw_warp(rng, ATLAS_WARP_MM if atlas else WARP_MM)
     series = {
         view: acquire_view(anatomy, what.labels, view, laterality, SIZES[size], scanner, warp, rng) for view in VIEWS
     }
@@ -74,6 +85,14 @@ def make_study(joint: str, case_index: int, seed: int, size: str = "demo") -> St
         int(rng.integers(18, 75)),
         "FM"[int(rng.integers(2))],
     )
+
+
+@lru_cache(maxsize=2)
+def given_shapes(joint: str, atlas: AtlasSource) -> dict[str, Shape]:
+    """The structures of an atlas in the frame of the parametric joint."""
+    what = JOINTS[joint]
+    template = what.build(np.random.default_rng(0), dict.fromkeys(what.diagnoses, 0), {})
+    return atlas_shapes(atlas, template, what.labels)
 
 
 @dataclass(frozen=True)
@@ -93,7 +112,7 @@ class Warp:
         return moved
 
 
-def draw_warp(rng: np.random.Generator, waves: int = 3, amplitude_mm: float = 1.5) -> Warp:
+def draw_warp(rng: np.random.Generator, amplitude_mm: float, waves: int = 3) -> Warp:
     """Per-patient shape variation."""
     matrix = np.eye(3) * rng.uniform(0.95, 1.05, 3) + rng.normal(0, 0.02, (3, 3))
     directions = rng.normal(0, 1, (waves, 3))

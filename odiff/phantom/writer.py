@@ -8,7 +8,8 @@ from typing import Any
 
 from odiff.errors import UsageError
 from odiff.geometry import VIEWS, write_volume
-from odiff.phantom.study import JOINTS, PHANTOM_VERSION, Study, make_study
+from odiff.phantom.atlas import AtlasSource
+from odiff.phantom.study import JOINTS, PHANTOM_VERSION, Study, given_shapes, make_study
 from odiff.storage import write_json, write_text
 
 Progress = Callable[[int], None]
@@ -16,7 +17,7 @@ Progress = Callable[[int], None]
 
 def write_phantom_dataset(
     folder: Path, *, joint: str, cases: int, seed: int, test_cases: int = 0, masked_cases: int | None = None,
-    size: str = "demo", processes: int = 1, progress: Progress | None = None,
+    size: str = "demo", processes: int = 1, progress: Progress | None = None, atlas: AtlasSource | None = None,
 ) -> None:  # fmt: skip
     """Write a dataset folder of phantom studies.
 
@@ -25,11 +26,12 @@ def write_phantom_dataset(
     cases, test_cases : studies in imagesTr, and held-out ones in imagesTs with their truth in labelsTs.
     masked_cases : how many training cases have masks; all by default.
     progress : called with 1 after each study.
+    atlas : a label map to take structures from.
 
     Raises
     ------
     UsageError
-        An unknown joint, no cases, or a folder that holds something already.
+        An unknown joint, no cases, a folder that holds something already, or an atlas that cannot be used.
     """
     if joint not in JOINTS:
         raise UsageError(f"--joint {joint}: not one of {', '.join(JOINTS)}")
@@ -37,9 +39,11 @@ def write_phantom_dataset(
         raise UsageError(f"--cases {cases}: must be at least 1")
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder}: is not empty; choose another folder")
+    if atlas:
+        given_shapes(joint, atlas)
     masked = cases if masked_cases is None else masked_cases
     rows = []
-    for number, study in _studies(joint, cases + test_cases, seed, size, processes):
+    for number, study in _studies(joint, cases + test_cases, seed, size, processes, atlas):
         is_test = number >= cases
         name = f"{joint}_{number:05d}"
         write_study(folder, name, study, "Ts" if is_test else "Tr", is_test or number < masked)
@@ -50,20 +54,21 @@ def write_phantom_dataset(
     write_json(folder / "dataset.json", dataset_json(joint))
 
 
-def _studies(joint: str, count: int, seed: int, size: str, processes: int) -> Iterator[tuple[int, Study]]:
+def _studies(
+    joint: str, count: int, seed: int, size: str, processes: int, atlas: AtlasSource | None
+) -> Iterator[tuple[int, Study]]:
     if processes <= 1:
-        yield from ((number, make_study(joint, number, seed, size)) for number in range(count))
+        yield from ((number, make_study(joint, number, seed, size, atlas)) for number in range(count))
         return
     from multiprocessing import get_context
 
     with get_context("spawn").Pool(processes) as pool:
-        jobs = ((number, joint, seed, size) for number in range(count))
+        jobs = ((joint, number, seed, size, atlas) for number in range(count))
         yield from pool.imap_unordered(_numbered_study, jobs)
 
 
-def _numbered_study(job: tuple[int, str, int, str]) -> tuple[int, Study]:
-    number, joint, seed, size = job
-    return number, make_study(joint, number, seed, size)
+def _numbered_study(job: tuple[str, int, int, str, AtlasSource | None]) -> tuple[int, Study]:
+    return job[1], make_study(*job)
 
 
 def write_study(folder: Path, name: str, study: Study, part: str, is_masked: bool) -> None:

@@ -57,3 +57,9 @@ def test_isotropic_volumes_are_halved_along_all_axes_at_once(spacing):
     after_stem = [a * b for a, b in zip(spacing, topology.stem_zyx, strict=True)]
     if len(set(after_stem)) == 1:
         assert topology.strides_zyx[1] == (2, 2, 2)
+
+
+def test_thin_slices_go_into_the_stem_and_thick_ones_do_not():
+    assert plan_topology((160, 384, 384), (0.7, 0.365, 0.365)).stem_zyx == (2, 4, 4)
+    assert plan_topology((40, 320, 320), (2.5, 0.5, 0.5)).stem_zyx == (1, 4, 4)
+    assert plan_topology((80, 80, 80), (1.5, 1.5, 1.5)).stem_zyx == (1, 1, 1)

@@ -1,0 +1,36 @@
+"""Ligaments and tendons: dark bands; where torn, a stretch of them is thick and bright."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from odiff.phantom.parts import Part
+from odiff.phantom.shapes import Point, capsule
+
+
+@dataclass(frozen=True)
+class Tear:
+    """Where along a band (0 its start, 1 its end) a tear may begin, how long it is, and how far it swells; mm."""
+
+    begins: tuple[float, float]
+    length: float
+    radius: tuple[float, float]
+
+
+def band(
+    start: Point, end: Point, radius: float, tear: Tear, rng: np.random.Generator, is_torn: int,
+    lesion: str, label: str | None = None,
+) -> list[Part]:  # fmt: skip
+    """A straight band, torn where `is_torn`."""
+    whole = Part(capsule(start, end, radius), "ligament", label)
+    if not is_torn:
+        return [whole]
+    a, b = np.asarray(start), np.asarray(end)
+    low = rng.uniform(*tear.begins)
+    first, last = a + low * (b - a), a + (low + tear.length) * (b - a)
+    return [whole, Part(capsule(_point(first), _point(last), rng.uniform(*tear.radius)), "tear", None, lesion)]
+
+
+def _point(values: np.ndarray) -> Point:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
