@@ -10,7 +10,7 @@ from odiff.errors import PlanError
 from odiff.experiment_planning.fingerprint import Fingerprint, ViewFingerprint
 from odiff.experiment_planning.memory import training_memory_gb
 from odiff.experiment_planning.presets import Preset, block_in_voxels
-from odiff.experiment_planning.topology import Topology, bottleneck, fit_patch, plan_channels, plan_topology
+from odiff.experiment_planning.topology import StemLimits, Topology, bottleneck, fit_patch, plan_channels, plan_topology
 from odiff.network.unet import block_names
 from odiff.plan import SCHEMA_VERSION, Decision, DiffusionPlan, NetworkPlan, Plan, ViewPlan
 from odiff.plan.schema import Triple
@@ -141,7 +141,7 @@ def plan_patch(
     original = spacing
     while True:
         median = _voxels(extent, spacing)
-        topology = _topology(median, spacing, like)
+        topology = _topology(median, spacing, preset, like)
         patch = fit_patch(median, topology.divisor_zyx)
         if _fits(patch, topology, preset, machine, classes, like):
             rule = "median shape after the body crop, rounded to what the network divides (up, or down by 5 % at most)"
@@ -163,11 +163,11 @@ def plan_patch(
     reasons.add(
         "patch_zyx", patch, rule, f"median field of view {[round(float(e)) for e in extent]} mm = {list(median)} voxels"
     )
-    _explain_topology(patch, spacing, topology, reasons)
+    _explain_topology(patch, spacing, topology, preset, reasons)
     return spacing, patch, topology
 
 
-def _explain_topology(patch: Triple, spacing: Spacing, topology: Topology, reasons: Reasons) -> None:
+def _explain_topology(patch: Triple, spacing: Spacing, topology: Topology, preset: Preset, reasons: Reasons) -> None:
     stem_rule = (
         "space to depth while voxels stay finer than the slices (or 2 mm) and 24 remain; slices thinner than 2 mm too"
     )
@@ -192,9 +192,9 @@ def _voxels(extent: np.ndarray, spacing: Spacing) -> Triple:
     return depth, rows, columns
 
 
-def _topology(patch: Triple, spacing: Spacing, like: ViewPlan | None) -> Topology:
+def _topology(patch: Triple, spacing: Spacing, preset: Preset, like: ViewPlan | None) -> Topology:
     if like is None:
-        return plan_topology(patch, spacing)
+        return plan_topology(patch, spacing, StemLimits(preset.limits.stem_per_slice, preset.limits.stem_voxels))
     divisor = like.network.stem_zyx
     for stride in like.network.strides_zyx:
         divisor = (divisor[0] * stride[0], divisor[1] * stride[1], divisor[2] * stride[2])
@@ -224,7 +224,7 @@ def cut_patch(
     """
     wanted = median
     while True:
-        topology = _topology(wanted, spacing, like)
+        topology = _topology(wanted, spacing, preset, like)
         patch = fit_patch(wanted, topology.divisor_zyx)
         if _fits(patch, topology, preset, machine, classes, like):
             return patch, topology
@@ -274,7 +274,7 @@ def plan_diffusion(spacing: Spacing, network: NetworkPlan, preset: Preset) -> Di
         time_steps=chosen.time_steps, schedule=chosen.schedule, prediction=chosen.prediction,
         loss_weighting=chosen.loss_weighting, min_snr_gamma=chosen.min_snr_gamma, mask_fraction=chosen.mask_fraction,
         mask_block_zyx=block_in_voxels(chosen.mask_block_mm, spacing), probe_time_steps=chosen.probe_time_steps,
-        probe_blocks=block_names(len(network.channels))[1:],
+        probe_blocks=block_names(len(network.channels)),
     )  # fmt: skip
 
 

@@ -12,12 +12,14 @@ from odiff.plan.schema import Triple
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the patch and the batch; `patch_voxels` count after the stem, where the work is."""
+    """Bounds of the patch, the batch and the stem; `patch_voxels` count after the stem, where the work is."""
 
     patch_voxels: int
     batch_size: int
     in_plane_voxels: int
     coarsen_in_plane: float
+    stem_per_slice: float
+    stem_voxels: int
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from odiff.plan.schema import Triple
 
 MIN_VOXELS = 4
 MAX_STAGES = 6
-MIN_AFTER_STEM = 24
 FINE_ENOUGH_MM = 2.0
 
 Spacing = tuple[float, float, float]
@@ -22,21 +21,30 @@ class Topology:
     divisor_zyx: Triple
 
 
-def plan_stem(patch_zyx: Triple, spacing_zyx_mm: Spacing) -> Triple:
+@dataclass(frozen=True)
+class StemLimits:
+    """How far a stem may coarsen: in-plane voxels per slice thickness after it, and the voxels that must remain."""
+
+    per_slice: float = 1.0
+    voxels: int = 24
+
+
+def plan_stem(patch_zyx: Triple, spacing_zyx_mm: Spacing, limits: StemLimits) -> Triple:
     """A space-to-depth block: along each direction the largest of 4 and 2 that leaves detail and extent enough.
 
-    In-plane voxels after it are no coarser than the slices are thick (or 2 mm); thin slices join to 2 mm at most, and only
-    below a block in plane. At least 24 voxels remain along each axis it shortens.
+    In-plane voxels after it are at most `limits.per_slice` as coarse as the slices are thick (or 2 mm); thin slices join to
+    2 mm at most, and only below a block in plane. `limits.voxels` remain along each axis it shortens.
     """
     depth_mm, in_plane_mm = spacing_zyx_mm[0], max(spacing_zyx_mm[1:])
-    plane = _block(min(patch_zyx[1:]), in_plane_mm, max(depth_mm, FINE_ENOUGH_MM))
-    depth = _block(patch_zyx[0], depth_mm, FINE_ENOUGH_MM) if plane > 1 else 1
+    in_plane_limit = max(depth_mm * limits.per_slice, FINE_ENOUGH_MM)
+    plane = _block(min(patch_zyx[1:]), in_plane_mm, in_plane_limit, limits.voxels)
+    depth = _block(patch_zyx[0], depth_mm, FINE_ENOUGH_MM, limits.voxels) if plane > 1 else 1
     return (min(depth, plane), plane, plane)
 
 
-def _block(voxels: int, spacing_mm: float, limit_mm: float) -> int:
+def _block(voxels: int, spacing_mm: float, limit_mm: float, least: int) -> int:
     for block in (4, 2):
-        if spacing_mm * block <= limit_mm and voxels // block >= MIN_AFTER_STEM:
+        if spacing_mm * block <= limit_mm and voxels // block >= least:
             return block
     return 1
 
@@ -58,7 +66,7 @@ def kernel(spacing: Spacing) -> Triple:
     return depth, rows, columns
 
 
-def plan_topology(patch_zyx: Triple, spacing_zyx_mm: Spacing) -> Topology:
+def plan_topology(patch_zyx: Triple, spacing_zyx_mm: Spacing, limits: StemLimits) -> Topology:
     """Halve axes stage by stage until none may be halved.
 
     Parameters
@@ -66,7 +74,7 @@ def plan_topology(patch_zyx: Triple, spacing_zyx_mm: Spacing) -> Topology:
     patch_zyx : voxels of the patch; need not be a multiple of anything, see `divisor_zyx` of the result.
     spacing_zyx_mm : through plane first.
     """
-    stem = plan_stem(patch_zyx, spacing_zyx_mm)
+    stem = plan_stem(patch_zyx, spacing_zyx_mm, limits)
     sizes = _shrunk(patch_zyx, stem)
     spacing: Spacing = _times(spacing_zyx_mm, stem)
     strides, kernels, divisor = [(1, 1, 1)], [kernel(spacing)], stem

@@ -1,10 +1,12 @@
 """What tests share: a small phantom dataset and the real scans."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.phantom import write_phantom_dataset
 
 
@@ -14,6 +16,16 @@ def phantom_dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantom") / "Dataset001_Knee"
     write_phantom_dataset(folder, joint="knee", cases=6, seed=1, test_cases=2, masked_cases=4, size="tiny")
     return folder
+
+
+@pytest.fixture(scope="session")
+def planned(phantom_dataset, tmp_path_factory):
+    """Roots of raw, preprocessed and results, the phantom planned for two views; copy it before writing to it."""
+    root = tmp_path_factory.mktemp("planned")
+    shutil.copytree(phantom_dataset, root / "raw" / phantom_dataset.name)
+    options = PlanningOptions(preset="cpu_demo", views=("sagittal", "axial"), processes=1)
+    plan_and_preprocess(root / "raw", root / "preprocessed", "1", options, lambda _: None)
+    return root
 
 
 @pytest.fixture()

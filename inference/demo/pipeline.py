@@ -148,7 +148,9 @@ def untrained_probabilities(
     logits = np.zeros((len(cases), len(plan.diagnoses)))
     for view, trained in predictor.models.diagnosis.items():
         choice: FeatureChoice = next(iter(trained.values())).choice
-        network = DiagnosisNetwork(plan.views[view].network, len(plan.diagnoses), choice, 0.0).eval()
+        network = DiagnosisNetwork(
+            plan.views[view].network, plan.views[view].patch_zyx, len(plan.diagnoses), choice, 0.0
+        ).eval()
         for one in held_out:
             if one.series.view == view:
                 image = prepare(one.volume, None, plan.views[view], one.laterality == "L").image

@@ -15,6 +15,7 @@ from odiff.learning.diagnosis_scores import masked_bce, write_scores
 from odiff.learning.pretrained import load_backbone
 from odiff.learning.probes import ProbeResult, choose_features, default_blocks, noised
 from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.screening import point_head
 from odiff.learning.segmentation import fine_tuning_rates, parameter_groups
 from odiff.learning.warm_up import cache_features, warm_up_head
 from odiff.metrics.classification import macro_score
@@ -76,13 +77,16 @@ def train_diagnosis(
         "probes": probes.scores,
     }
     run.write_config(meta)
-    network = DiagnosisNetwork(view_plan.network, len(plan.diagnoses), probes.choice, recipe.dropout)
+    network = DiagnosisNetwork(
+        view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), probes.choice, recipe.dropout
+    )
     network.backbone.load_state_dict(backbone.state_dict())
     with torch.no_grad():
         network.head.bias.copy_(prior_logits(items))
     network.to(settings.device)
     if recipe.head_steps and not run.checkpoint("latest").exists():
         cached = cache_features(network, context.prepared(view), items, view_plan, settings.device)
+        point_head(network.head, cached)
         warm_up_head(network, cached, recipe, settings.seed)
     unused = unused_backbone(network)
     for name, parameter in network.named_parameters():
@@ -90,7 +94,7 @@ def train_diagnosis(
     loop = LoopSettings(
         steps=recipe.steps, accumulate=1, gradient_clip=recipe.gradient_clip, weight_decay=recipe.weight_decay,
         ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every, validate_every=recipe.validate_every,
-        device=settings.device, workers=settings.workers,
+        device=settings.device, workers=settings.workers, seed=settings.seed,
     )  # fmt: skip
     groups = {name: [p for p in members if p.requires_grad] for name, members in parameter_groups(network).items()}
     state = start_state(network, groups, loop)
@@ -155,7 +159,7 @@ def load_diagnosis(path: Path, plan: Plan, view: str, device: torch.device) -> D
     """A trained diagnosis network, ready to predict."""
     checkpoint = read_checkpoint(path)
     choice = stored_choice(checkpoint.meta)
-    network = DiagnosisNetwork(plan.views[view].network, len(plan.diagnoses), choice, 0.0)
+    network = DiagnosisNetwork(plan.views[view].network, plan.views[view].patch_zyx, len(plan.diagnoses), choice, 0.0)
     load_weights(network, checkpoint.part("weights."), str(path))
     return network.to(device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
 

@@ -116,6 +116,7 @@ def train_fusion(
     loop = LoopSettings(
         steps=recipe.steps, accumulate=1, gradient_clip=1.0, weight_decay=recipe.weight_decay, ema_decay=0.9,
         checkpoint_every=recipe.steps, validate_every=recipe.steps, device=cpu, workers=0,
+        seed=settings.seed,
     )  # fmt: skip
     state = start_state(network, {"fusion": list(network.parameters())}, loop)
     targets = torch.from_numpy(truth_of(kept, plan.diagnoses)).float()

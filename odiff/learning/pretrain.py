@@ -70,7 +70,7 @@ def pretrain(
     loop = LoopSettings(
         steps=recipe.steps, accumulate=view_plan.accumulate, gradient_clip=recipe.gradient_clip,
         weight_decay=recipe.weight_decay, ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every,
-        validate_every=recipe.checkpoint_every, device=settings.device, workers=settings.workers,
+        validate_every=recipe.checkpoint_every, device=settings.device, workers=settings.workers, seed=settings.seed,
     )  # fmt: skip
     meta = describe_run(plan, view, "pretrain", None, settings) | {"series": len(names)}
     run = open_run(folder, meta, settings)

@@ -28,6 +28,7 @@ from odiff.training.device import autocast
 FOLDS = 3
 COMPONENTS = 48
 MARGIN = 0.03
+TOKENS = 12_000
 CELLS_ZYX = (2, 3, 3)
 NOISE_SEED = 20
 
@@ -82,7 +83,7 @@ def choose_features(
 
     Clearly is `MARGIN`, about one standard error of a macro AUROC over 100 cases: closer scores are noise.
 
-    Where the labels allow no probe (one patient, one class) the middle block and the last decoder block are taken.
+    Where the labels allow no probe (one patient, one class) the default blocks are taken.
     """
     truth = np.array([item.targets for item in items], float)
     fallback = FeatureChoice(plan.diffusion.probe_time_steps[0], default_blocks(plan))
@@ -113,9 +114,14 @@ def _mean(scores: dict[tuple[int, str], float], step: int, blocks: Sequence[str]
 
 
 def default_blocks(plan: ViewPlan) -> tuple[str, ...]:
-    """Encoder and decoder at the second stage: fine enough for a lesion, cheap enough to train."""
-    blocks = plan.diffusion.probe_blocks
-    return tuple(name for name in ("encoder_1", "decoder_1") if name in blocks) or ("mid",)
+    """The encoder at the finest stage of at most `TOKENS` voxels and the next: fine enough for a lesion, cheap to train."""
+    shrink = plan.network.stem_zyx
+    for stage, stride in enumerate(plan.network.strides_zyx):
+        shrink = (shrink[0] * stride[0], shrink[1] * stride[1], shrink[2] * stride[2])
+        if np.prod([size // by for size, by in zip(plan.patch_zyx, shrink, strict=True)]) <= TOKENS:
+            wanted = (f"encoder_{stage}", f"encoder_{stage + 1}")
+            return tuple(name for name in wanted if name in plan.diffusion.probe_blocks) or ("mid",)
+    return ("mid",)
 
 
 def _case_features(

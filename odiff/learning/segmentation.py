@@ -73,7 +73,7 @@ def train_segmentation(
     loop = LoopSettings(
         steps=recipe.steps, accumulate=view_plan.accumulate, gradient_clip=recipe.gradient_clip,
         weight_decay=recipe.weight_decay, ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every,
-        validate_every=recipe.validate_every, device=settings.device, workers=settings.workers,
+        validate_every=recipe.validate_every, device=settings.device, workers=settings.workers, seed=settings.seed,
     )  # fmt: skip
     source = BatchSource(
         data.prepared, view_plan, recipe.augmentation, plan.left_right, view_plan.batch_size, settings.seed

@@ -13,7 +13,7 @@ from odiff.data.batches import DiagnosisItem, whole_view
 from odiff.learning.diagnosis_scores import masked_bce
 from odiff.learning.probes import noised
 from odiff.network.diagnosis import DiagnosisNetwork, mean_by_owner
-from odiff.network.heads import GRID_ZYX
+from odiff.network.heads import pooled_grid
 from odiff.plan import DiagnosisRecipe, ViewPlan
 from odiff.training.device import autocast
 
@@ -53,8 +53,7 @@ def cache_features(
 
 
 def _pooled(features: Tensor) -> Tensor:
-    depth, rows, columns = (min(size, limit) for size, limit in zip(features.shape[2:], GRID_ZYX, strict=True))
-    return F.adaptive_avg_pool3d(features.float(), (depth, rows, columns))
+    return F.adaptive_avg_pool3d(features.float(), pooled_grid(features.shape[2:]))
 
 
 def warm_up_head(network: DiagnosisNetwork, cached: CachedFeatures, recipe: DiagnosisRecipe, seed: int) -> None:

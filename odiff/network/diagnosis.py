@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from odiff.network.heads import DiagnosisHead
-from odiff.network.unet import UNet, block_channels, block_names
-from odiff.plan.schema import NetworkPlan
+from odiff.network.unet import UNet, block_channels, block_names, block_shapes
+from odiff.plan.schema import NetworkPlan, Triple
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class FeatureChoice:
 class DiagnosisNetwork(nn.Module):
     """Tiles of cases to one logit per label and case."""
 
-    def __init__(self, plan: NetworkPlan, labels: int, choice: FeatureChoice, dropout: float) -> None:
+    def __init__(
+        self, plan: NetworkPlan, patch_zyx: Triple, labels: int, choice: FeatureChoice, dropout: float
+    ) -> None:
         super().__init__()
         self.choice = choice
         self.backbone = UNet(plan)
-        channels = block_channels(plan)
-        self.head = DiagnosisHead({name: channels[name] for name in choice.blocks}, labels, dropout)
+        channels, shapes = block_channels(plan), block_shapes(plan, patch_zyx)
+        self.head = DiagnosisHead({name: (channels[name], shapes[name]) for name in choice.blocks}, labels, dropout)
         order = block_names(len(plan.channels))
         self.last = max(choice.blocks, key=order.index)
 

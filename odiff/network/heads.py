@@ -1,10 +1,13 @@
 """From features to diagnoses: every label looks for its own place in the volume."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from odiff.plan.schema import Triple
 
 GRID_ZYX = (16, 16, 16)
 SHARPNESS = 4.0
@@ -27,47 +30,57 @@ def positions(shape_zyx: tuple[int, ...], device: torch.device, bands: int = BAN
     return torch.cat([place, *waves], dim=1)
 
 
+def pooled_grid(shape_zyx: Sequence[int]) -> Triple:
+    """The grid on which features of that shape are looked at: `GRID_ZYX` at most."""
+    depth, rows, columns = (min(size, limit) for size, limit in zip(shape_zyx, GRID_ZYX, strict=True))
+    return depth, rows, columns
+
+
 class AttentionPooling(nn.Module):
     """Each label attends to the positions that speak for it most, near the place where it is found.
 
     The evidence of a position for a label is the label's own linear layer on its hidden features; attention is the
-    softmax of SHARPNESS times the evidence plus a learnt function of place. It behaves like a maximum over positions that
-    passes gradient from the first step on, which plain query-key attention, uniform at the start, did not
-    (docs/decisions.md).
+    softmax of SHARPNESS times the evidence plus a learnt prior of place. It behaves like a maximum over positions that
+    passes gradient from the first step on, which plain query-key attention, uniform at the start, did not; and it finds
+    small lesions only from a prior that already points near them (docs/decisions.md, `odiff.learning.screening`).
     """
 
-    def __init__(self, channels: int, labels: int, width: int) -> None:
+    def __init__(self, channels: int, labels: int, width: int, grid_zyx: Triple) -> None:
         super().__init__()
+        self.grid_zyx = grid_zyx
         self.norm = nn.GroupNorm(1, channels)
-        self.hidden = nn.Linear(channels, width)
+        self.hidden_layer = nn.Linear(channels, width)
         self.place = nn.Linear(PLACE, width)
-        self.where = nn.Linear(PLACE, labels)
+        self.prior = nn.Parameter(torch.zeros(labels, math.prod(grid_zyx)))
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """Features (b, channels, z, y, x) -> hidden features of each cell (b, cells, width)."""
+        pooled = features.float()
+        if tuple(pooled.shape[2:]) != self.grid_zyx:
+            pooled = F.adaptive_avg_pool3d(pooled, self.grid_zyx)
+        tokens = self.norm(pooled).flatten(2).transpose(1, 2)
+        return F.silu(self.hidden_layer(tokens) + self.place(positions(self.grid_zyx, tokens.device)))
 
     def forward(self, features: Tensor, weight: Tensor, dropout: nn.Module) -> Tensor:
         """Features (b, channels, z, y, x) and the labels' weights (labels, width) -> (b, labels, width)."""
-        depth, rows, columns = (min(size, limit) for size, limit in zip(features.shape[2:], GRID_ZYX, strict=True))
-        pooled = features.float()
-        if pooled.shape[2:] != (depth, rows, columns):
-            pooled = F.adaptive_avg_pool3d(pooled, (depth, rows, columns))
-        tokens = self.norm(pooled).flatten(2).transpose(1, 2)
-        place = positions((depth, rows, columns), tokens.device)
-        hidden = F.silu(self.hidden(tokens) + self.place(place))
+        hidden = self.hidden(features)
         hidden = hidden * dropout(torch.ones((len(hidden), 1, hidden.shape[2]), device=hidden.device))
         evidence = hidden @ weight.T
-        attention = (SHARPNESS * evidence + self.where(place)).softmax(dim=1)
+        attention = (SHARPNESS * evidence + self.prior.T).softmax(dim=1)
         return attention.transpose(1, 2) @ hidden
 
 
 class DiagnosisHead(nn.Module):
     """Attention pooling over the chosen blocks, then one linear layer of its own per label."""
 
-    def __init__(self, block_channels: dict[str, int], labels: int, dropout: float, width: int = 64) -> None:
+    def __init__(self, blocks: Mapping[str, tuple[int, Triple]], labels: int, dropout: float, width: int = 64) -> None:
+        """`blocks` maps names to channels and the shape of the feature map of a patch."""
         super().__init__()
         self.pools = nn.ModuleDict(
-            {n: AttentionPooling(channels, labels, width) for n, channels in block_channels.items()}
+            {name: AttentionPooling(c, labels, width, pooled_grid(shape)) for name, (c, shape) in blocks.items()}
         )
         self.dropout = nn.Dropout(dropout)
-        self.weight = nn.Parameter(torch.randn(labels, width * len(block_channels)) / math.sqrt(width))
+        self.weight = nn.Parameter(torch.randn(labels, width * len(blocks)) / math.sqrt(width))
         self.bias = nn.Parameter(torch.zeros(labels))
 
     def embed(self, features: dict[str, Tensor]) -> Tensor:

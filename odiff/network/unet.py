@@ -13,7 +13,7 @@ from odiff.network.layers import (
     space_to_depth,
     time_embedding,
 )
-from odiff.plan.schema import NetworkPlan
+from odiff.plan.schema import NetworkPlan, Triple
 
 
 def block_names(stages: int) -> tuple[str, ...]:
@@ -30,6 +30,18 @@ def block_channels(plan: NetworkPlan) -> dict[str, int]:
     widths = plan.channels
     return {
         name: widths[-1] if name == "mid" else widths[int(name.rsplit("_", 1)[1])] for name in block_names(len(widths))
+    }
+
+
+def block_shapes(plan: NetworkPlan, patch_zyx: Triple) -> dict[str, Triple]:
+    """Shape (z, y, x) of each block of `block_names` for a patch."""
+    shapes, sizes = [], patch_zyx
+    for by in (plan.stem_zyx, *plan.strides_zyx):
+        sizes = (sizes[0] // by[0], sizes[1] // by[1], sizes[2] // by[2])
+        shapes.append(sizes)
+    return {
+        name: shapes[-1] if name == "mid" else shapes[1 + int(name.rsplit("_", 1)[1])]
+        for name in block_names(len(plan.channels))
     }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -42,6 +43,7 @@ class LoopSettings:
     validate_every: int
     device: torch.device
     workers: int
+    seed: int
 
 
 @dataclass
@@ -107,8 +109,9 @@ def train(
 
 
 def update(state: TrainingState, settings: LoopSettings, loader: Any, loss: Loss, rates: Rates) -> float:
-    """One optimiser update; the mean loss of its batches."""
+    """One optimiser update; the mean loss of its batches. Random layers depend on the seed and the step alone."""
     state.network.train()
+    torch.manual_seed(int(np.random.SeedSequence([settings.seed, 6, state.step]).generate_state(1)[0]))
     set_rates(state.optimiser, rates(state.step))
     total = 0.0
     for part in range(settings.accumulate):

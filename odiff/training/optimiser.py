@@ -62,9 +62,16 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimiser_tensors`."""
+    """The inverse of `optimiser_tensors`.
+
+    Moments take the memory layout of their parameter: the fused kernel walks both by address, so that moments in another
+    layout would be applied to other weights.
+    """
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, field = name.split(".", 1)
-        state.setdefault(int(number), {})[field] = tensor
+        parameter = parameters[int(number)]
+        moment = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
+        state.setdefault(int(number), {})[field] = moment
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

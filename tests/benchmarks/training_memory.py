@@ -85,7 +85,15 @@ def main() -> None:
             found = json.loads(done.stdout.splitlines()[-1])
             name = f"{setting.size}, {setting.preset}"
             patch, ratio = "x".join(map(str, found["patch"])), found["estimate"] / found["measured"]
-            row = (name, patch, found["batch"], task, f"{found['estimate']:.2f}", f"{found['measured']:.2f}", f"{ratio:.2f}")
+            row = (
+                name,
+                patch,
+                found["batch"],
+                task,
+                f"{found['estimate']:.2f}",
+                f"{found['measured']:.2f}",
+                f"{ratio:.2f}",
+            )
             print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 

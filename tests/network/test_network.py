@@ -8,10 +8,11 @@ from odiff.learning.segmentation_loss import cross_entropy, segmentation_loss, s
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
 from odiff.network.fusion import ConcatFusion
 from odiff.network.layers import depth_to_space, space_to_depth
-from odiff.network.unet import SegmentationNetwork, UNet, block_channels, block_names
+from odiff.network.unet import SegmentationNetwork, UNet, block_channels, block_names, block_shapes
 from odiff.plan import NetworkPlan
 
 PLAN = NetworkPlan((1, 2, 2), (32, 64), ((1, 1, 1), (1, 2, 2)), ((1, 3, 3), (3, 3, 3)), 1, 32)
+PATCH = (4, 16, 16)
 
 
 @given(st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 4, 4), (1, 2, 4)]))
@@ -27,6 +28,7 @@ def test_features_have_the_promised_names_and_channels():
     found = UNet(PLAN).features(torch.randn(1, 1, 4, 16, 16), torch.tensor([3]))
     assert tuple(found) == block_names(2)
     assert {name: block.shape[1] for name, block in found.items()} == block_channels(PLAN)
+    assert {name: tuple(block.shape[2:]) for name, block in found.items()} == block_shapes(PLAN, PATCH)
 
 
 def test_reading_an_early_block_computes_no_later_one():
@@ -50,7 +52,7 @@ def test_segmentation_comes_at_full_resolution():
 
 
 def test_unused_parameters_are_exactly_those_without_gradient():
-    network = DiagnosisNetwork(PLAN, 3, FeatureChoice(10, ("encoder_1",)), 0.0)
+    network = DiagnosisNetwork(PLAN, PATCH, 3, FeatureChoice(10, ("encoder_1",)), 0.0)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     network(torch.randn(2, 1, 4, 16, 16), torch.tensor([0, 1]), 2).sum().backward()
@@ -59,7 +61,7 @@ def test_unused_parameters_are_exactly_those_without_gradient():
 
 
 def test_tiles_of_one_case_are_averaged():
-    network = DiagnosisNetwork(PLAN, 3, FeatureChoice(10, ("mid",)), 0.0).eval()
+    network = DiagnosisNetwork(PLAN, PATCH, 3, FeatureChoice(10, ("mid",)), 0.0).eval()
     tiles = torch.randn(3, 1, 4, 16, 16)
     joined = network.embed(tiles, torch.tensor([0, 0, 1]), 2)
     apart = network.embed(tiles, torch.tensor([0, 1, 2]), 3)
@@ -69,7 +71,9 @@ def test_tiles_of_one_case_are_averaged():
 
 def test_fusion_starts_as_the_mean_of_the_views_that_a_case_has():
     torch.manual_seed(0)
-    networks = {view: DiagnosisNetwork(PLAN, 2, FeatureChoice(1, ("mid",)), 0.0) for view in ("sagittal", "axial")}
+    networks = {
+        view: DiagnosisNetwork(PLAN, PATCH, 2, FeatureChoice(1, ("mid",)), 0.0) for view in ("sagittal", "axial")
+    }
     width = networks["axial"].head.weight.shape[1]
     fusion = ConcatFusion(dict.fromkeys(networks, width), 2)
     fusion.start_from(networks)

@@ -4,18 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odiff.experiment_planning.topology import bottleneck, fit_patch, halvings, plan_channels, plan_topology
+from odiff.experiment_planning.topology import StemLimits, bottleneck, fit_patch, halvings, plan_channels, plan_topology
 
 
 def test_a_thirty_slice_knee_of_3_5_mm_keeps_four_slices_at_the_bottleneck():
     patch = (30, 320, 320)
-    topology = plan_topology(patch, (3.5, 0.5, 0.5))
+    topology = plan_topology(patch, (3.5, 0.5, 0.5), StemLimits())
     assert topology.stem_zyx == (1, 4, 4)
     assert bottleneck(patch, topology)[0] >= 4
 
 
 def test_thick_slices_are_not_halved_before_the_plane_is_as_coarse():
-    topology = plan_topology((16, 128, 128), (20.0, 1.0, 1.0))
+    topology = plan_topology((16, 128, 128), (20.0, 1.0, 1.0), StemLimits())
     assert topology.strides_zyx[1] == (1, 2, 2)
     assert topology.kernels_zyx[0] == (1, 3, 3)
 
@@ -25,7 +25,7 @@ def test_thick_slices_are_not_halved_before_the_plane_is_as_coarse():
     st.tuples(st.floats(0.3, 20), st.floats(0.2, 3), st.floats(0.2, 3)),
 )
 def test_no_axis_is_ever_halved_against_the_rule(patch, spacing):
-    topology = plan_topology(patch, spacing)
+    topology = plan_topology(patch, spacing, StemLimits())
     sizes = [n / s for n, s in zip(patch, topology.stem_zyx, strict=True)]
     current = [v * s for v, s in zip(spacing, topology.stem_zyx, strict=True)]
     for stride in topology.strides_zyx[1:]:
@@ -53,13 +53,13 @@ def test_widths_are_multiples_of_32_up_to_the_largest():
 
 @pytest.mark.parametrize("spacing", [(1.5, 1.5, 1.5), (1.0, 1.0, 1.0)])
 def test_isotropic_volumes_are_halved_along_all_axes_at_once(spacing):
-    topology = plan_topology((64, 64, 64), spacing)
+    topology = plan_topology((64, 64, 64), spacing, StemLimits())
     after_stem = [a * b for a, b in zip(spacing, topology.stem_zyx, strict=True)]
     if len(set(after_stem)) == 1:
         assert topology.strides_zyx[1] == (2, 2, 2)
 
 
 def test_thin_slices_go_into_the_stem_and_thick_ones_do_not():
-    assert plan_topology((160, 384, 384), (0.7, 0.365, 0.365)).stem_zyx == (2, 4, 4)
-    assert plan_topology((40, 320, 320), (2.5, 0.5, 0.5)).stem_zyx == (1, 4, 4)
-    assert plan_topology((80, 80, 80), (1.5, 1.5, 1.5)).stem_zyx == (1, 1, 1)
+    assert plan_topology((160, 384, 384), (0.7, 0.365, 0.365), StemLimits()).stem_zyx == (2, 4, 4)
+    assert plan_topology((40, 320, 320), (2.5, 0.5, 0.5), StemLimits()).stem_zyx == (1, 4, 4)
+    assert plan_topology((80, 80, 80), (1.5, 1.5, 1.5), StemLimits()).stem_zyx == (1, 1, 1)

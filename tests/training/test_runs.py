@@ -1,0 +1,157 @@
+"""Runs: resumed, restarted, refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from odiff.errors import CheckpointError, DatasetError, OdiffError, UsageError
+from odiff.learning import diagnosis, pretrain, segmentation
+from odiff.learning.context import open_context
+from odiff.learning.run import RunSettings
+from odiff.learning.stages import TrainOptions, train_view
+from odiff.training.checkpoint import read_checkpoint
+from odiff.training.loop import train
+
+SETTINGS = RunSettings(0, torch.device("cpu"), 0)
+FEW = (
+    "pretrain.steps=4", "pretrain.checkpoint_every=2", "segmentation.steps=4", "segmentation.checkpoint_every=2",
+    "diagnosis.steps=4", "diagnosis.checkpoint_every=2", "diagnosis.head_steps=2", "diagnosis.validate_every=2",
+    "segmentation.validate_every=2",
+)  # fmt: skip
+MODULES = {"pretrain": pretrain, "segmentation": segmentation, "diagnosis": diagnosis}
+
+
+class PowerCutError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def train_task(planned, results, task, settings=SETTINGS, few=FEW, fold="0", **options):
+    choices = TrainOptions(task, None if task == "pretrain" else fold, **{"pretrained": "none", **options})
+    return train_view(planned / "preprocessed", results, "1", "axial", choices, settings, few)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "segmentation", "diagnosis"])
+def test_an_interrupted_and_resumed_run_ends_like_an_undisturbed_one(planned, tmp_path, monkeypatch, task):
+    train_task(planned, tmp_path / "whole", task)
+
+    def cut_at_three(state, settings, folder, batches, loss, *rest):
+        def until_three(network, batch, number):
+            if number == 3:
+                raise PowerCutError
+            return loss(network, batch, number)
+
+        train(state, settings, folder, batches, until_three, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MODULES[task], "train", cut_at_three)
+        with pytest.raises(PowerCutError):
+            train_task(planned, tmp_path / "cut", task)
+    train_task(planned, tmp_path / "cut", task)
+    run = "axial/pretrain" if task == "pretrain" else f"axial/{task}/fold_0"
+    whole, cut = (tmp_path / name / "Dataset001_Knee" / "cpu_demo" / run for name in ("whole", "cut"))
+    a, b = (read_checkpoint(folder / "checkpoint_final.safetensors") for folder in (whole, cut))
+    assert a.tensors.keys() == b.tensors.keys()
+    for name, tensor in a.tensors.items():
+        assert torch.equal(tensor, b.tensors[name]), name
+    lines = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, cut)]
+    assert [[entry["step"] for entry in one] for one in lines] == [[1, 2, 3, 4]] * 2
+    assert [entry["loss"] for entry in lines[0]] == [entry["loss"] for entry in lines[1]]
+
+
+def test_a_finished_run_is_left_alone_and_restart_moves_it_aside(planned, tmp_path):
+    context = train_task(planned, tmp_path, "pretrain")
+    final = context.results.pretrain("axial").checkpoint("final")
+    before = final.stat().st_mtime_ns, final.read_bytes()
+    train_task(planned, tmp_path, "pretrain")
+    assert final.read_bytes() == before[1]
+    train_task(planned, tmp_path, "pretrain", RunSettings(0, torch.device("cpu"), 0, restart=True))
+    assert (final.parent.parent / "pretrain.old-1" / final.name).read_bytes() == before[1]
+
+
+def test_a_run_with_another_seed_is_refused_and_nothing_is_lost(planned, tmp_path):
+    context = train_task(planned, tmp_path, "pretrain")
+    final = context.results.pretrain("axial").checkpoint("final")
+    before = final.read_bytes()
+    with pytest.raises(CheckpointError, match="seed 0, now 1"):
+        train_task(planned, tmp_path, "pretrain", RunSettings(1, torch.device("cpu"), 0))
+    assert final.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_network_is_refused(planned, tmp_path):
+    train_task(planned, tmp_path, "pretrain")
+    wider = (*FEW, "views.axial.network.channels=[64,64,128]")
+    with pytest.raises(OdiffError, match="network"):
+        train_task(planned, tmp_path, "segmentation", few=wider, pretrained="auto")
+
+
+def test_fine_tuning_never_starts_silently_from_scratch(planned, tmp_path):
+    with pytest.raises(OdiffError, match="odiff_train Dataset001_Knee axial --task pretrain"):
+        train_task(planned, tmp_path, "segmentation", pretrained="auto")
+    with pytest.raises(OdiffError, match=r"nowhere\.safetensors"):
+        train_task(planned, tmp_path, "segmentation", pretrained="nowhere.safetensors")
+
+
+def test_segmentation_starts_from_encoder_and_decoder_of_the_pretrained_model(planned, tmp_path):
+    few = (*FEW, "segmentation.learning_rate=1e-12", "segmentation.steps=1")
+    context = train_task(planned, tmp_path, "pretrain", few=few)
+    train_task(planned, tmp_path, "segmentation", few=few, pretrained="auto")
+    given = read_checkpoint(context.results.pretrain("axial").checkpoint("final")).part("weights.")
+    run = context.results.task("axial", "segmentation", "0")
+    found = read_checkpoint(run.checkpoint("final")).part("weights.backbone.")
+    for name, tensor in given.items():
+        if not name.startswith("out."):
+            assert torch.allclose(tensor, found[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.5])
+def test_a_label_fraction_is_a_share(planned, tmp_path, fraction):
+    with pytest.raises(UsageError, match="--label-fraction"):
+        train_task(planned, tmp_path, "segmentation", label_fraction=fraction)
+
+
+def test_fold_all_trains_on_every_labelled_case_and_validates_nothing(planned, tmp_path):
+    context = train_task(planned, tmp_path, "segmentation", fold="all")
+    run = context.results.task("axial", "segmentation", "all")
+    assert len(run.read_config()["train"]) == 4
+    assert not run.validation.exists()
+
+
+def test_validate_only_scores_a_trained_run_again(planned, tmp_path):
+    context = train_task(planned, tmp_path, "segmentation")
+    run = context.results.task("axial", "segmentation", "0")
+    summary = run.validation / "summary.json"
+    before = json.loads(summary.read_text())
+    shutil.rmtree(run.validation)
+    train_task(planned, tmp_path, "segmentation", validate_only=True)
+    assert json.loads(summary.read_text()) == before
+
+
+def test_folds_keep_patients_apart_and_cover_every_case_once(planned, tmp_path):
+    context = open_context(planned / "preprocessed", tmp_path, "1")
+    patients = {case.name: case.patient for case in context.dataset.cases}
+    seen = []
+    for split in context.splits:
+        assert not {patients[c] for c in split["train"]} & {patients[c] for c in split["val"]}
+        seen += split["val"]
+    assert sorted(seen) == sorted(patients)
+
+
+def test_a_truncated_checkpoint_is_named(planned, tmp_path):
+    context = train_task(planned, tmp_path, "pretrain")
+    final = context.results.pretrain("axial").checkpoint("final")
+    final.write_bytes(final.read_bytes()[:1000])
+    with pytest.raises(OdiffError, match=r"checkpoint_final\.safetensors"):
+        train_task(planned, tmp_path, "segmentation", pretrained="auto")
+
+
+def test_a_dataset_without_labels_for_the_task_says_so(planned, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(planned, root)
+    path = root / "preprocessed" / "Dataset001_Knee" / "plans.json"
+    plan = json.loads(path.read_text())
+    plan["diagnoses"] = []
+    path.write_text(json.dumps(plan))
+    with pytest.raises(DatasetError, match=r"diagnosis\.labels"):
+        train_task(root, tmp_path, "diagnosis")
