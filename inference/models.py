@@ -1,5 +1,6 @@
 """The trained models in a results folder: which there are, and loading them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,10 @@ KINDS = ("final", "best")
 
 @dataclass(frozen=True)
 class LoadedModels:
-    """Networks by view (and fold), ready to predict."""
+    """Networks by view (and fold), ready to predict; `identity` changes when any of their weights does."""
 
     folder: Path
+    identity: str
     plan: Plan
     segmentation: dict[str, list[SegmentationNetwork]]
     diagnosis: dict[str, dict[str, DiagnosisNetwork]]
@@ -46,31 +48,49 @@ def load_models(folder: Path, folds: Sequence[str] | None, checkpoint: str, devi
     results = ResultsFolder(folder)
     plan = find_plan(folder)
     segmentation, diagnosis = {}, {}
+    used: list[Path] = []
     for view in plan.views:
         runs = trained(results, view, "segmentation", folds)
         if runs:
-            segmentation[view] = [
-                load_segmentation(weights(run, checkpoint), plan, view, device) for run in runs.values()
-            ]
+            paths = [weights(run, checkpoint) for run in runs.values()]
+            segmentation[view] = [load_segmentation(path, plan, view, device) for path in paths]
+            used += paths
         runs = trained(results, view, "diagnosis", folds)
         if runs:
-            diagnosis[view] = {
-                f: load_diagnosis(weights(run, checkpoint), plan, view, device) for f, run in runs.items()
-            }
+            of_fold = {f: weights(run, checkpoint) for f, run in runs.items()}
+            diagnosis[view] = {f: load_diagnosis(path, plan, view, device) for f, path in of_fold.items()}
+            used += of_fold.values()
     if not segmentation and not diagnosis:
         of_folds = f" of fold {', '.join(folds)}" if folds else ""
         raise CheckpointError(f"{folder}: no trained model{of_folds}; train one first: odiff_train {plan.dataset} VIEW")
+    fused = {fold: run.checkpoint("final") for fold, run in trained(results, "fused", "diagnosis", folds).items()}
     fusion = {
-        fold: load_fusion(
-            run.checkpoint("final"), len(plan.diagnoses), {v: n[fold] for v, n in diagnosis.items() if fold in n}
-        )
-        for fold, run in trained(results, "fused", "diagnosis", folds).items()
+        fold: load_fusion(path, len(plan.diagnoses), {v: n[fold] for v, n in diagnosis.items() if fold in n})
+        for fold, path in fused.items()
     }
     calibration = {view: read_calibration(results, view) for view in (*diagnosis, "fused")}
     usable = {
         view: found for view, found in calibration.items() if found and is_calibrated(found, results, view, folds)
     }
-    return LoadedModels(folder, plan, segmentation, diagnosis, fusion, usable)
+    identity = digest_of([*used, *fused.values()], folder)
+    return LoadedModels(folder, identity, plan, segmentation, diagnosis, fusion, usable)
+
+
+def digest_of(paths: Sequence[Path], folder: Path) -> str:
+    """One digest of files and their names below `folder`."""
+    whole = hashlib.sha256()
+    for path in sorted(paths):
+        whole.update(f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n".encode())
+    return whole.hexdigest()
+
+
+def file_digest(path: Path, block: int = 2**20) -> str:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(block):
+            found.update(part)
+    return found.hexdigest()
 
 
 def trained(results: ResultsFolder, view: str, task: str, folds: Sequence[str] | None) -> dict[str, RunFolder]:

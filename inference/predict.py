@@ -15,10 +15,11 @@ from odiff.geometry import Volume, read_volume, write_volume
 from odiff.inference.predictor import CaseImages, Diagnosis, Predictor
 from odiff.learning.segment import smallest_integers
 from odiff.plan import Plan
-from odiff.storage import atomic_path, write_text
+from odiff.storage import atomic_path, read_json, write_json, write_text
 
 log = logging.getLogger(__name__)
 TABLE = "diagnosis.csv"
+SETTINGS = "predict.json"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def predict_folder(
     Raises
     ------
     DatasetError
-        The folder holds no image that can be predicted, or the case table is broken.
+        The folder holds no image that can be predicted, the case table is broken, or `target` holds predictions of another
+        model.
     """
     plan = predictor.plan
     series = find_series(source, plan)
@@ -60,6 +62,7 @@ def predict_folder(
         f"view {view}: no trained model, skipped"
         for view in sorted({one.view for one in series} - set(_views(predictor)))
     ]
+    check_target(target, predictor)
     done = read_table(target / TABLE, plan)
     failed: list[str] = []
     counts = {"segmented": 0, "diagnosed": 0, "skipped": 0}
@@ -69,8 +72,11 @@ def predict_folder(
     for case, members in tqdm(sorted(by_case.items()), desc="predict", unit="case"):
         row = rows.get(case)
         laterality = row.laterality if row else None
-        wanted = [one for one in members if predictor.can_segment(one.view) and not (target / one.image.name).exists()]
-        needs_diagnosis = predictor.can_diagnose() and case not in done
+        wanted = [
+            one for one in members if predictor.can_segment(one.view) and not _is_done(one, target, save_probabilities)
+        ]
+        views = [view for view in predictor.models.diagnosis if any(one.view == view for one in members)]
+        needs_diagnosis = bool(views) and done.get(case, {}).get("views") != "+".join(views)
         if not wanted and not needs_diagnosis:
             counts["skipped"] += 1
             continue
@@ -84,6 +90,32 @@ def predict_folder(
             write_table(target / TABLE, done, plan)
             counts["diagnosed"] += 1
     return PredictOutcome(**counts, failed=tuple(failed), notes=tuple(notes))
+
+
+def check_target(target: Path, predictor: Predictor) -> None:
+    """Note in `target` what it is predicted with, or refuse to mix predictions of two models.
+
+    Raises
+    ------
+    DatasetError
+        It holds predictions of other weights or settings.
+    """
+    now = {
+        "model": predictor.models.identity,
+        "step_size": predictor.step_size,
+        "mirroring": predictor.is_mirroring,
+    }
+    path = target / SETTINGS
+    if path.exists():
+        stored = read_json(path, DatasetError, "choose another -o")
+        for key, value in now.items():
+            if stored.get(key) != value:
+                raise DatasetError(
+                    f"{target}: holds predictions made with another {key} ({stored.get(key)!r}, now {value!r}); choose "
+                    "another -o, or delete them"
+                )
+    else:
+        write_json(path, now | {"folder": str(predictor.models.folder)})
 
 
 def _views(predictor: Predictor) -> list[str]:
@@ -132,6 +164,12 @@ def _read(series: Sequence[Series], failed: list[str]) -> dict[str, Volume]:
         except ImageError as error:
             failed.append(str(error))
     return volumes
+
+
+def _is_done(series: Series, target: Path, save_probabilities: bool) -> bool:
+    return (target / series.image.name).exists() and (
+        not save_probabilities or (target / f"{series.name}.npz").exists()
+    )
 
 
 def _segment(

@@ -1,5 +1,7 @@
 """cases.csv: one row per case; an empty cell is unknown."""
 
+import csv
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,8 +71,8 @@ def scan_case_table(
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:
         reason = str(fault).strip().splitlines()[0]
         return {}, [TableFault(None, "file", reason, "save it as comma-separated UTF-8 text with a header line")]
+    faults = _column_faults(_header(path), description, require_labels)
     table.columns = [str(column).strip() for column in table.columns]
-    faults = _column_faults(list(table.columns), description, require_labels)
     if any(fault.field == "column case" for fault in faults):
         return {}, faults
     rows: dict[str, CaseRow] = {}
@@ -83,6 +85,12 @@ def scan_case_table(
         elif row.case:
             rows[row.case] = row
     return rows, faults
+
+
+def _header(path: Path) -> list[str]:
+    """Column names as written; pandas renames the second of two alike."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [name.strip() for name in next(csv.reader(file), [])]
 
 
 def _column_faults(columns: list[str], description: DatasetDescription, require_labels: bool) -> list[TableFault]:
@@ -125,10 +133,13 @@ def _tabular(case: str, name: str, kind: str, cell: str, faults: list[TableFault
     if not cell or kind == "categorical":
         return cell or None
     try:
-        return float(cell)
+        value = float(cell)
     except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
         faults.append(TableFault(case, name, cell, "write a number, or leave it empty where unknown"))
         return None
+    return value
 
 
 def default_rows(cases: Iterable[str], description: DatasetDescription) -> dict[str, CaseRow]:

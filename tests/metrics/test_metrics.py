@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import mannwhitneyu
 
 from odiff.metrics.calibration import cross_fitted, fit_calibration
-from odiff.metrics.classification import draw_patients, label_score, macro_score, score_labels
+from odiff.metrics.classification import BOOTSTRAP, draw_counts, label_score, macro_score, score_labels
 from odiff.metrics.segmentation import dice, hausdorff95, score_case
 
 
@@ -65,8 +67,7 @@ def test_a_label_of_one_class_has_no_auroc_and_leaves_the_macro_mean_alone():
 
 def test_bootstrap_draws_whole_patients():
     patients = ["a", "a", "b", "c", "c", "c"]
-    for rows in draw_patients(patients, np.random.default_rng(0), 20):
-        counts = np.bincount(rows, minlength=6)
+    for counts in draw_counts(patients, np.random.default_rng(0), 20):
         assert counts[0] == counts[1]
         assert counts[3] == counts[4] == counts[5]
 
@@ -107,3 +108,19 @@ def test_cross_fitting_never_lets_a_patient_calibrate_itself():
     flipped = truth.copy()
     flipped[10:12] = 1 - flipped[10:12]
     assert np.allclose(cross_fitted(logits, truth, groups)[10:12], cross_fitted(logits, flipped, groups)[10:12])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(3, 40), st.integers(1, 6))
+def test_bootstrapped_scores_are_scikit_learns_on_the_drawn_cases(seed, cases, levels):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, cases).astype(float)
+    truth[rng.random(cases) < 0.1] = np.nan
+    probability = rng.integers(0, levels + 1, cases) / (levels + 1)
+    counts = draw_counts([f"p{n // 2}" for n in range(cases)], rng, 5)
+    assert (counts.sum(axis=1) > 0).all()
+    for name, bootstrap in BOOTSTRAP.items():
+        for count, found in zip(counts, bootstrap(truth, probability, counts), strict=True):
+            rows = np.repeat(np.arange(cases), count.astype(int))
+            expected = label_score(name, truth[rows], probability[rows])
+            assert (expected is None and np.isnan(found)) or found == pytest.approx(expected)
