@@ -1,18 +1,15 @@
 """odiff_train DATASET VIEW: pretrain and fine-tune one view, or fuse."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
-
-import torch
 
 from odiff.cli.runner import DONE, Roots, add_roots, parser, roots_of, run
 from odiff.geometry import VIEWS
 from odiff.learning.context import FUSED, TASKS
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
-from odiff.training.device import choose_device
+from odiff.training.device import choose_device, loading_processes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +52,7 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
     options = TrainOptions(
         arguments.task, arguments.fold, arguments.pretrained, arguments.label_fraction, arguments.validate_only
     )
-    settings = RunSettings(arguments.seed, device, workers_for(device, arguments.workers), arguments.restart)
+    settings = RunSettings(arguments.seed, device, loading_processes(device, arguments.workers), arguments.restart)
     context = train_view(
         roots.need("preprocessed"),
         roots.need("results"),
@@ -67,10 +64,3 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
     )
     sys.stdout.write(f"done: {context.results.path / arguments.view}\n")
     return DONE
-
-
-def workers_for(device: torch.device, wanted: int | None) -> int:
-    """Loading processes: on a CPU they would take the cores that compute."""
-    if wanted is not None:
-        return wanted
-    return 0 if device.type == "cpu" else min(8, (os.cpu_count() or 2) // 2)

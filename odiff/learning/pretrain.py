@@ -79,7 +79,8 @@ def pretrain(
     alpha_bar = ALPHA_BAR[view_plan.diffusion.schedule](view_plan.diffusion.time_steps).float().to(settings.device)
     objective = Objective(view_plan, alpha_bar, settings.seed)
     batches = PretrainBatches(source, names)
-    watch = _watcher(objective, batches[0][:WATCHED].to(settings.device), run)
+    watched = torch.cat([batches[number] for number in range(-(-WATCHED // view_plan.batch_size))])[:WATCHED]
+    watch = _watcher(objective, watched.to(settings.device), run)
 
     def rates(step: int) -> dict[str, float]:
         return {"backbone": cosine_rate(step, recipe.steps, recipe.warmup_steps, recipe.learning_rate)}

@@ -1,5 +1,7 @@
 """The device and the precision that is fast on it."""
 
+import os
+
 import torch
 
 from odiff.errors import UsageError
@@ -36,3 +38,10 @@ def is_bf16_fast(device: torch.device) -> bool:
 def autocast(device: torch.device) -> torch.autocast:
     """Mixed precision where it pays, full precision elsewhere."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16_fast(device))
+
+
+def loading_processes(device: torch.device, wanted: int | None = None) -> int:
+    """How many processes load data: `wanted`, or none on a CPU, where they would take the cores that compute."""
+    if wanted is not None:
+        return wanted
+    return 0 if device.type == "cpu" else min(8, (os.cpu_count() or 2) // 2)
