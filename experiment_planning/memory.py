@@ -3,15 +3,28 @@
 The counts follow the layers of odiff.network; the factors were fitted to measured peaks (docs/decisions.md).
 """
 
+from dataclasses import dataclass
+
 from odiff.plan import NetworkPlan
 from odiff.plan.schema import Triple
 
 GIB = 2**30
-BYTES_PER_PARAMETER = 24
-KEPT_PER_BLOCK = 9.0
-KEPT_FULL_RESOLUTION = 110.0
 BYTES_PER_CLASS_VOXEL = 40.0
-RUNTIME_GB = 0.25
+
+
+@dataclass(frozen=True)
+class TaskCost:
+    """GiB that do not depend on the plan; bytes per weight, per byte of a kept value, and per voxel of the patch."""
+
+    fixed_gb: float
+    per_parameter: float
+    per_value: float
+    per_voxel: float
+
+
+PRETRAIN = TaskCost(0.12, 23.0, 7.0, 80.0)
+SEGMENTATION = TaskCost(0.15, 16.0, 8.7, 55.0)
+DIAGNOSIS = TaskCost(0.16, 15.0, 1.8, 250.0)
 
 
 def count_parameters(network: NetworkPlan) -> int:
@@ -54,20 +67,29 @@ def kept_values(network: NetworkPlan, patch_zyx: Triple) -> int:
 
 
 def training_memory_gb(
-    network: NetworkPlan, patch_zyx: Triple, batch_size: int, classes: int, value_bytes: int
+    network: NetworkPlan, patch_zyx: Triple, batch_size: int, classes: int, value_bytes: int, diagnosis_batch: int = 0
 ) -> float:
-    """Peak memory of the training process above an idle import, in GiB.
+    """Peak memory of the training process above an idle import, in GiB: that of the hungriest task.
 
     Parameters
     ----------
     classes : outputs of the segmentation network, 0 where nothing is segmented.
     value_bytes : 2 where training runs in bfloat16, else 4.
+    diagnosis_batch : cases of a diagnosis batch, 0 where nothing is diagnosed.
     """
-    weights = BYTES_PER_PARAMETER * count_parameters(network)
-    features = KEPT_PER_BLOCK * value_bytes * kept_values(network, patch_zyx)
-    voxels = _product(patch_zyx)
-    full = voxels * (KEPT_FULL_RESOLUTION * value_bytes + BYTES_PER_CLASS_VOXEL * classes) if classes else voxels * 40.0
-    return RUNTIME_GB + (weights + batch_size * (features + full)) / GIB
+    weights, kept, voxels = count_parameters(network), kept_values(network, patch_zyx), _product(patch_zyx)
+
+    def needed(cost: TaskCost, batch: int, per_voxel: float) -> float:
+        features = cost.per_value * value_bytes * kept
+        return cost.fixed_gb + (cost.per_parameter * weights + batch * (features + voxels * per_voxel)) / GIB
+
+    tasks = [needed(PRETRAIN, batch_size, PRETRAIN.per_voxel)]
+    if classes:
+        per_voxel = SEGMENTATION.per_voxel * value_bytes / 2 + BYTES_PER_CLASS_VOXEL * classes
+        tasks.append(needed(SEGMENTATION, batch_size, per_voxel))
+    if diagnosis_batch:
+        tasks.append(needed(DIAGNOSIS, diagnosis_batch, DIAGNOSIS.per_voxel))
+    return max(tasks)
 
 
 def _product(sizes: tuple[int, ...]) -> int:

@@ -102,7 +102,7 @@ def plan_view(
         "network", list(network.channels), "widths double per stage" if like is None else "taken from --like", "preset"
     )
     batch_size, accumulate = plan_batch(network, patch, preset, machine, classes, reasons)
-    memory = training_memory_gb(network, patch, batch_size, classes, value_bytes(machine))
+    memory = training_memory_gb(network, patch, batch_size, classes, value_bytes(machine), preset.diagnosis.batch_size)
     reasons.add(
         "estimated_memory_gb",
         round(memory, 2),
@@ -209,7 +209,8 @@ def _fits(
     if work > limits.patch_voxels or max(patch[1:]) > limits.in_plane_voxels:
         return False
     network = like.network if like else plan_network(topology, preset)
-    return training_memory_gb(network, patch, 1, classes, value_bytes(machine)) <= machine.memory_gb
+    needed = training_memory_gb(network, patch, 1, classes, value_bytes(machine), preset.diagnosis.batch_size)
+    return needed <= machine.memory_gb
 
 
 def cut_patch(

@@ -12,6 +12,11 @@ from odiff.experiment_planning.verify import Report, verify_dataset
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, verify, print, return 0 without faults and 2 with."""
+    arguments = _parser().parse_args(argv)
+    return run("odiff_verify_dataset", lambda: _body(arguments, roots_of(arguments)), arguments.verbose)
+
+
+def _parser() -> argparse.ArgumentParser:
     result = parser("List every problem of a dataset: file, field, value, and what to do.")
     result.add_argument("dataset", help="1, 001, Dataset001_Name, or a folder")
     result.add_argument(
@@ -19,8 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     result.add_argument("--splits", type=Path, metavar="FILE", help="a splits_final.json to check for leaks")
     add_roots(result, "raw")
-    arguments = result.parse_args(argv)
-    return run("odiff_verify_dataset", lambda: _body(arguments, roots_of(arguments)), arguments.verbose)
+    return result
 
 
 def _body(arguments: argparse.Namespace, roots: Roots) -> int:

@@ -1,5 +1,6 @@
 """What the README tells can be typed."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -46,9 +47,9 @@ def test_the_readme_names_every_command():
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_python_blocks_import_what_is_there(number):
     code = blocks("python")[number]
-    compile(code, "README.md", "exec")
-    imports = "\n".join(line for line in code.splitlines() if line.startswith(("from ", "import ")))
-    exec(imports, {})
+    tree = ast.parse(code)
+    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec(compile(tree, "README.md", "exec"), {})
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(((?!http)[^)#]+)", README))

@@ -23,7 +23,7 @@ class Setting:
     number: int
     size: str
     preset: str
-    overrides: tuple[str, ...] = ()
+    memory_gb: float | None = None
 
 
 SETTINGS = (
@@ -32,6 +32,7 @@ SETTINGS = (
     Setting(3, "standard", "default"),
     Setting(4, "demo", "default"),
     Setting(5, "tiny", "default"),
+    Setting(6, "standard", "default", 2.0),
 )
 
 CHILD = """
@@ -62,7 +63,7 @@ def prepare(folder: Path, setting: Setting) -> None:
     raw = folder / "raw" / f"Dataset{setting.number:03d}_Knee"
     if not (raw / "dataset.json").exists():
         write_phantom_dataset(raw, joint="knee", cases=6, seed=0, size=setting.size)
-    options = PlanningOptions(preset=setting.preset, views=("sagittal",), overrides=setting.overrides)
+    options = PlanningOptions(preset=setting.preset, views=("sagittal",), memory_gb=setting.memory_gb)
     plan_and_preprocess(folder / "raw", folder / "preprocessed", str(setting.number), options, lambda _: None)
 
 
