@@ -50,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="JSON",
         help='what its values are: {"femur": 5, "tibial_cartilage": [2, 3]}',
     )
+    result.add_argument(
+        "--messy",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="with --write-dataset: share of missing views, second series and unknown labels (default: %(default)s)",
+    )
     result.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     return result
 
@@ -65,7 +72,7 @@ def _body(arguments: argparse.Namespace) -> int:
             write_phantom_dataset(
                 arguments.write_dataset, joint=arguments.joint, cases=arguments.cases, seed=arguments.seed,
                 test_cases=arguments.test_cases, size=arguments.size, processes=arguments.processes, progress=bar.update,
-                atlas=atlas,
+                atlas=atlas, messy=arguments.messy,
             )  # fmt: skip
         return DONE
     settings = DemoSettings(seed=arguments.seed, processes=arguments.processes)

@@ -1,7 +1,7 @@
 """One patient: an anatomy, three acquisitions, and the truth."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -47,23 +47,27 @@ class PhantomSeries:
 
 @dataclass(frozen=True)
 class Study:
-    """All that is known of one phantom patient."""
+    """All that is known of one phantom patient; series by ``<view>`` or ``<view>_<k>``, None where unknown."""
 
     series: dict[str, PhantomSeries]
-    diagnoses: dict[str, int]
-    laterality: str
+    diagnoses: dict[str, int | None]
+    laterality: str | None
     center: str
     field_strength_t: float
     age: int
     sex: str
 
 
-def make_study(joint: str, case_index: int, seed: int, size: str = "demo", atlas: AtlasSource | None = None) -> Study:
+def make_study(
+    joint: str, case_index: int, seed: int, size: str = "demo", atlas: AtlasSource | None = None, messy: float = 0.0
+) -> Study:
     """The study number `case_index` of a cohort; the same arguments always give the same voxels.
 
     Parameters
     ----------
     atlas : a label map whose structures replace the parametric ones, deformed anew for every patient.
+    messy : how often, as in a hospital's archive, a view is missing, a second series of a view has another contrast, a
+        diagnosis or the laterality is unknown. What is there keeps its voxels.
     """
     rng = np.random.default_rng([PHANTOM_VERSION, seed, case_index])
     what = JOINTS[joint]
@@ -76,15 +80,20 @@ def make_study(joint: str, case_index: int, seed: int, size: str = "demo", atlas
     series = {
         view: acquire_view(anatomy, what.labels, view, laterality, SIZES[size], scanner, warp, rng) for view in VIEWS
     }
-    return Study(
-        series,
-        diagnoses,
-        laterality,
-        scanner.center,
-        scanner.field_strength_t,
-        int(rng.integers(18, 75)),
-        "FM"[int(rng.integers(2))],
-    )
+    age, sex = int(rng.integers(18, 75)), "FM"[int(rng.integers(2))]
+    study = Study(series, dict(diagnoses), laterality, scanner.center, scanner.field_strength_t, age, sex)
+    if not messy:
+        return study
+    disorder = np.random.default_rng([PHANTOM_VERSION, seed, case_index, 1])
+    doubled, missing = (VIEWS[int(number)] for number in disorder.permutation(len(VIEWS))[:2])
+    if disorder.random() < messy:
+        other = SCANNERS[int(disorder.integers(len(SCANNERS)))]
+        again = acquire_view(anatomy, what.labels, doubled, laterality, SIZES[size], other, warp, disorder)
+        series[f"{doubled}_1"] = again
+    if disorder.random() < messy:
+        del series[missing]
+    known = {name: None if disorder.random() < messy else value for name, value in diagnoses.items()}
+    return replace(study, diagnoses=known, laterality=None if disorder.random() < messy / 2 else laterality)
 
 
 @lru_cache(maxsize=2)

@@ -18,6 +18,7 @@ Progress = Callable[[int], None]
 def write_phantom_dataset(
     folder: Path, *, joint: str, cases: int, seed: int, test_cases: int = 0, masked_cases: int | None = None,
     size: str = "demo", processes: int = 1, progress: Progress | None = None, atlas: AtlasSource | None = None,
+    messy: float = 0.0,
 ) -> None:  # fmt: skip
     """Write a dataset folder of phantom studies.
 
@@ -27,6 +28,7 @@ def write_phantom_dataset(
     masked_cases : how many training cases have masks; all by default.
     progress : called with 1 after each study.
     atlas : a label map to take structures from.
+    messy : share of cases and labels with a gap, see `make_study`.
 
     Raises
     ------
@@ -41,9 +43,11 @@ def write_phantom_dataset(
         raise UsageError(f"{folder}: is not empty; choose another folder")
     if atlas:
         given_shapes(joint, atlas)
+    if not 0 <= messy < 1:
+        raise UsageError(f"--messy {messy}: must be at least 0 and below 1")
     masked = cases if masked_cases is None else masked_cases
     rows = []
-    for number, study in _studies(joint, cases + test_cases, seed, size, processes, atlas):
+    for number, study in _studies(joint, cases + test_cases, seed, size, processes, atlas, messy):
         is_test = number >= cases
         name = f"{joint}_{number:05d}"
         write_study(folder, name, study, "Ts" if is_test else "Tr", is_test or number < masked)
@@ -55,26 +59,26 @@ def write_phantom_dataset(
 
 
 def _studies(
-    joint: str, count: int, seed: int, size: str, processes: int, atlas: AtlasSource | None
+    joint: str, count: int, seed: int, size: str, processes: int, atlas: AtlasSource | None, messy: float
 ) -> Iterator[tuple[int, Study]]:
     if processes <= 1:
-        yield from ((number, make_study(joint, number, seed, size, atlas)) for number in range(count))
+        yield from ((number, make_study(joint, number, seed, size, atlas, messy)) for number in range(count))
         return
     from multiprocessing import get_context
 
     with get_context("spawn").Pool(processes) as pool:
-        jobs = ((joint, number, seed, size, atlas) for number in range(count))
+        jobs = ((joint, number, seed, size, atlas, messy) for number in range(count))
         yield from pool.imap_unordered(_numbered_study, jobs)
 
 
-def _numbered_study(job: tuple[str, int, int, str, AtlasSource | None]) -> tuple[int, Study]:
+def _numbered_study(job: tuple[str, int, int, str, AtlasSource | None, float]) -> tuple[int, Study]:
     return job[1], make_study(*job)
 
 
 def write_study(folder: Path, name: str, study: Study, part: str, is_masked: bool) -> None:
     """Images into ``images<part>`` and, where masked, label maps into ``labels<part>``."""
-    for view, series in study.series.items():
-        file = f"{name}_{view}.nii.gz"
+    for suffix, series in study.series.items():
+        file = f"{name}_{suffix}.nii.gz"
         write_volume(folder / f"images{part}" / file, series.image.array.round().astype("int16"), series.image.grid)
         if is_masked:
             write_volume(folder / f"labels{part}" / file, series.mask.astype("uint8"), series.image.grid)

@@ -50,3 +50,16 @@ def test_every_structure_is_drawn_somewhere(joint, studies):
 
 def test_left_and_right_joints_are_both_there(studies):
     assert {study.laterality for study in studies} == {"L", "R"}
+
+
+def test_messy_cohorts_keep_the_voxels_that_are_there(studies, joint):
+    messy = [make_study(joint, number, 3, "tiny", messy=0.5) for number in range(12)]
+    names = [set(study.series) for study in messy]
+    assert any(len(one & set(VIEWS)) < 3 for one in names) and any(one - set(VIEWS) for one in names)
+    assert any(study.laterality is None for study in messy)
+    unknown = [value is None for study in messy for value in study.diagnoses.values()]
+    assert 0.25 < np.mean(unknown) < 0.75
+    for clean, study in zip(studies, messy, strict=True):
+        assert all(study.diagnoses[name] in (None, value) for name, value in clean.diagnoses.items())
+        for view in set(study.series) & set(VIEWS):
+            assert np.array_equal(study.series[view].image.array, clean.series[view].image.array)
