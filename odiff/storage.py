@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,12 +35,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except OdiffError:
+        raise
+    except Exception as error:
+        reason = error.errno if isinstance(error, OSError) else None
+        if reason not in NO_ROOM and is_full(path.parent, error):
+            reason = errno.ENOSPC
+        if reason is None or reason not in NO_ROOM:
             raise
-        raise StorageError(f"{path}: cannot be written: {NO_ROOM[error.errno]}") from error
+        raise StorageError(f"{path}: cannot be written: {NO_ROOM[reason]}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_full(folder: Path, error: Exception, least_bytes: int = 2**16) -> bool:
+    """Whether a failed write is the disk's fault: libraries in C and Rust hide the error number."""
+    if os.strerror(errno.ENOSPC) in str(error):
+        return True
+    try:
+        return shutil.disk_usage(folder).free < least_bytes
+    except OSError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,12 +26,15 @@ def copy_geometry(source: Path, target: Path) -> None:
     if len(given) < HEADER or struct.unpack_from("<i", given)[0] != HEADER:
         return
     patched = target.with_name(f".geometry-{target.name}")
-    with _open(target, "rb") as old, _open(patched, "wb") as new:
-        header = bytearray(old.read(HEADER))
-        header[PIXDIM], header[ORIENTATION] = given[PIXDIM], given[ORIENTATION]
-        new.write(bytes(header))
-        shutil.copyfileobj(old, new)
-    patched.replace(target)
+    try:
+        with _open(target, "rb") as old, _open(patched, "wb") as new:
+            header = bytearray(old.read(HEADER))
+            header[PIXDIM], header[ORIENTATION] = given[PIXDIM], given[ORIENTATION]
+            new.write(bytes(header))
+            shutil.copyfileobj(old, new)
+        patched.replace(target)
+    finally:
+        patched.unlink(missing_ok=True)
 
 
 def _open(path: Path, mode: str):  # type: ignore[no-untyped-def]
