@@ -12,7 +12,7 @@ from odiff.dataset import Series
 from odiff.geometry import Volume, read_mask, read_volume
 from odiff.inference.demo.floor import coarse_features, frequent_labels, frequent_segmentation, linear_probabilities
 from odiff.learning.context import Context
-from odiff.learning.diagnosis import targets_of
+from odiff.learning.diagnosis_data import targets_of
 from odiff.learning.segment import class_probabilities, labels_on_grid
 from odiff.learning.segmentation import build_segmentation, class_values
 from odiff.metrics.segmentation import score_case

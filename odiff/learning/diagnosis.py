@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from odiff.data.batches import BatchSource, DiagnosisBatches, DiagnosisItem, split_tiles, whole_view
 from odiff.data.index import PreparedCase
 from odiff.learning.context import Context
+from odiff.learning.diagnosis_data import items_of, targets_of
 from odiff.learning.diagnosis_scores import masked_bce, write_scores
 from odiff.learning.pretrained import load_backbone
 from odiff.learning.probes import ProbeResult, choose_features, default_blocks, noised
@@ -28,20 +29,6 @@ from odiff.training.loop import LoopSettings, TrainingState, Validate, start_sta
 from odiff.training.run_folder import RunFolder
 
 DiagnosisBatch = tuple[Tensor, Tensor, Tensor]
-
-
-def items_of(cases: Sequence[PreparedCase], view: str, diagnoses: Sequence[str]) -> list[DiagnosisItem]:
-    """Series and targets of each case that has the view."""
-    return [
-        DiagnosisItem(tuple(series.name for series in case.of_view(view)), targets_of(case, diagnoses))
-        for case in cases
-        if case.of_view(view)
-    ]
-
-
-def targets_of(case: PreparedCase, diagnoses: Sequence[str]) -> tuple[float, ...]:
-    """1, 0, or NaN where unknown, in the plan's order."""
-    return tuple(float("nan") if (value := case.diagnoses.get(name)) is None else float(value) for name in diagnoses)
 
 
 def train_diagnosis(

@@ -11,6 +11,8 @@ from odiff.data.batches import BatchSource, PretrainBatches
 from odiff.data.index import PreparedDataset
 from odiff.diffusion import ALPHA_BAR, Corruption, add_noise, denoising_loss, draw_corruption
 from odiff.errors import DatasetError
+from odiff.learning.diagnosis_data import items_of
+from odiff.learning.probes import logged_probe
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.samples import draw_rows, generate
 from odiff.network.unet import UNet
@@ -81,6 +83,8 @@ def pretrain(
     batches = PretrainBatches(source, names)
     watched = torch.cat([batches[number] for number in range(-(-WATCHED // view_plan.batch_size))])[:WATCHED]
     watch = _watcher(objective, watched.to(settings.device), run)
+    if recipe.probe_every:
+        watch = _with_probe(watch, dataset, prepared, plan, view)
 
     def rates(step: int) -> dict[str, float]:
         return {"backbone": cosine_rate(step, recipe.steps, recipe.warmup_steps, recipe.learning_rate)}
@@ -107,3 +111,24 @@ def _watcher(objective: Objective, batch: Tensor, run: RunFolder) -> Validate:
         return {"score": -float(loss), "watched_loss": float(loss)}
 
     return watch
+
+
+def _with_probe(watch: Validate, dataset: PreparedDataset, prepared: Path, plan: Plan, view: str) -> Validate:
+    """Also log ``probe_auroc`` where `probe_every` divides the step and labels exist.
+
+    The probe sees every labelled case, so it may be looked at but choose nothing: ``best`` stays with the watched loss.
+    """
+    labelled = [case for case in dataset.cases if any(value is not None for value in case.diagnoses.values())]
+    cases = [case for case in labelled if case.of_view(view)][: plan.diagnosis.probe_cases]
+    items, patients = items_of(cases, view, plan.diagnoses), [case.patient for case in cases]
+
+    def watch_and_probe(state: TrainingState) -> dict[str, float]:
+        found = watch(state)
+        if state.step % plan.pretrain.probe_every == 0 and isinstance(state.average, UNet):
+            device = next(state.average.parameters()).device
+            score = logged_probe(state.average, prepared, items, patients, plan.views[view], device)
+            if score is not None:
+                found["probe_auroc"] = score
+        return found
+
+    return watch_and_probe

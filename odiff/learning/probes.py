@@ -131,6 +131,26 @@ def _case_features(
     return pooled_features(backbone, tiles, time_step, plan.diffusion)
 
 
+def logged_probe(
+    backbone: UNet,
+    folder: Path,
+    items: Sequence[DiagnosisItem],
+    patients: Sequence[str],
+    plan: ViewPlan,
+    device: torch.device,
+) -> float | None:
+    """Cross-validated macro AUROC of linear probes on the default blocks, for the log of pretraining; it decides nothing.
+
+    None where the labels allow no probe.
+    """
+    if len(set(patients)) < 2 * FOLDS:
+        return None
+    truth, time_step = np.array([item.targets for item in items], float), plan.diffusion.probe_time_steps[0]
+    rows = [_case_features(backbone, folder, item, plan, time_step, device) for item in items]
+    features = np.stack([np.concatenate([row[block] for block in default_blocks(plan)]) for row in rows])
+    return probe_score(features, truth, patients)
+
+
 def probe_score(features: np.ndarray, truth: np.ndarray, patients: Sequence[str]) -> float | None:
     """Cross-validated macro AUROC of logistic regressions on features (cases, f), folds by patient."""
     logits = np.full(truth.shape, np.nan)

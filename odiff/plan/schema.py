@@ -88,7 +88,10 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class PretrainRecipe:
-    """Self-supervised denoising; `steps` counts optimiser updates."""
+    """Self-supervised denoising; `steps` counts optimiser updates.
+
+    Where labels exist, a linear probe is logged at the checkpoints whose step `probe_every` divides; 0 for never.
+    """
 
     steps: int
     learning_rate: float

@@ -155,3 +155,12 @@ def test_a_dataset_without_labels_for_the_task_says_so(planned, tmp_path):
     path.write_text(json.dumps(plan))
     with pytest.raises(DatasetError, match=r"diagnosis\.labels"):
         train_task(root, tmp_path, "diagnosis")
+
+
+def test_a_linear_probe_is_logged_during_pretraining_and_chooses_nothing(planned, tmp_path):
+    context = train_task(
+        planned, tmp_path, "pretrain", few=(*FEW, "pretrain.probe_every=2", "diagnosis.probe_cases=10")
+    )
+    lines = [json.loads(line) for line in context.results.pretrain("axial").metrics.read_text().splitlines()]
+    assert ["probe_auroc" in line for line in lines] == [False, True, False, True]
+    assert all(line["score"] == -line["watched_loss"] for line in lines if "score" in line)
