@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from odiff.geometry import Volume, canonical_frame, canonical_spacing, to_canonical
 from odiff.storage import atomic_path
@@ -67,6 +68,9 @@ def _coloured(mask: np.ndarray, labels: dict[str, int]) -> np.ndarray:
 
 
 def _legend(figure: Figure, labels: dict[str, int]) -> None:
+    """The structures beside the pictures, which the layout keeps free for them."""
     colours = _colours(labels)
-    for number, (name, value) in enumerate(item for item in labels.items() if item[0] != "background"):
-        figure.text(0.995, 0.97 - 0.03 * number, name, color=colours[value], fontsize="x-small", ha="right", va="top")
+    names = {value: name for name, value in labels.items()}
+    patches = [Patch(color=colour, label=names[value]) for value, colour in colours.items()]
+    if patches:
+        figure.legend(handles=patches, loc="outside right upper", fontsize="x-small", frameon=False)

@@ -2,10 +2,14 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
 import odiff.api
+from odiff.errors import DatasetError
+from odiff.experiment_planning.pipeline import plan_and_preprocess
 from odiff.experiment_planning.verify import verify_dataset
 from odiff.phantom import write_phantom_dataset
 
@@ -42,3 +46,29 @@ def test_the_whole_job_on_a_messy_cohort(tmp_path):
             for p in (folder / "imagesTs").glob(f"{case}_*")
         }
         assert set(row["views"].split("+")) == there & views
+
+
+def test_skip_bad_goes_on_without_the_cases_it_names(tmp_path, phantom_dataset):
+    raw, preprocessed = tmp_path / "raw", tmp_path / "preprocessed"
+    folder = shutil.copytree(phantom_dataset, raw / "Dataset001_Knee")
+    broken = folder / "imagesTr" / "knee_00002_axial.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:300])
+    said: list[str] = []
+    options = odiff.api.PlanningOptions(preset="cpu_demo", views=("axial",), processes=1)
+    with pytest.raises(DatasetError, match=r"knee_00002_axial(.|\n)*--skip-bad"):
+        plan_and_preprocess(raw, preprocessed, "1", options, said.append)
+    assert not list(preprocessed.rglob("*.b2nd"))
+    plan_and_preprocess(raw, preprocessed, "1", replace(options, skip_bad=True), said.append)
+    assert "skipping case knee_00002\n" in said
+    assert len(list(preprocessed.rglob("knee_*_axial.json"))) == 5
+
+
+def test_one_patient_alone_can_only_be_trained_on_whole(tmp_path):
+    raw, preprocessed, results = (tmp_path / name for name in ("raw", "preprocessed", "results"))
+    write_phantom_dataset(raw / "Dataset001_Knee", joint="knee", cases=1, seed=0, size="tiny")
+    options = odiff.api.PlanningOptions(preset="cpu_demo", views=("axial",), processes=1)
+    plan_and_preprocess(raw, preprocessed, "1", options, lambda _: None)
+    fine_tune = odiff.api.TrainOptions("segmentation", None, "none")
+    with pytest.raises(DatasetError, match="two patients or more.*--fold all"):
+        odiff.api.train(preprocessed, results, "1", "axial", fine_tune, device="cpu")
+    odiff.api.train(preprocessed, results, "1", "axial", replace(fine_tune, fold="all"), overrides=FEW, device="cpu")
