@@ -69,6 +69,6 @@ def test_one_patient_alone_can_only_be_trained_on_whole(tmp_path):
     options = odiff.api.PlanningOptions(preset="cpu_demo", views=("axial",), processes=1)
     plan_and_preprocess(raw, preprocessed, "1", options, lambda _: None)
     fine_tune = odiff.api.TrainOptions("segmentation", None, "none")
-    with pytest.raises(DatasetError, match="two patients or more.*--fold all"):
+    with pytest.raises(DatasetError, match=r"two patients or more.*--fold all"):
         odiff.api.train(preprocessed, results, "1", "axial", fine_tune, device="cpu")
     odiff.api.train(preprocessed, results, "1", "axial", replace(fine_tune, fold="all"), overrides=FEW, device="cpu")
