@@ -1,6 +1,6 @@
 """What pretraining is worth on the demo's phantom.
 
-    odiff_demo -o FOLDER && python tests/benchmarks/pretraining.py FOLDER [--fractions 1.0 0.25]
+    odiff_demo -o FOLDER && python tests/benchmarks/pretraining.py FOLDER [--starts auto none] [--fractions 1.0 0.25]
 
 Trains both tasks of every view and the fused model with ``--pretrained auto`` and ``none``, on shares of the labelled cases, and
 scores them on the held-out cases as the demo does. Results go to FOLDER/pretraining/, so that a second call goes on.
@@ -41,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("demo", type=Path)
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--starts", nargs="+", choices=("auto", "none"), default=["auto", "none"])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     test = arguments.demo / "raw" / DATASET
@@ -49,7 +50,7 @@ def main() -> None:
     held_out = read_held_out(series, test / "labelsTs", dict(table["laterality"]))
     print("| pretrained | labels | Dice | AUROC | floor Dice | floor AUROC |\n|---|---|---|---|---|---|")
     for fraction in arguments.fractions:
-        for pretrained in ("auto", "none"):
+        for pretrained in arguments.starts:
             results = trained(arguments.demo, pretrained, fraction, arguments.seed)
             context = open_context(arguments.demo / "preprocessed", results, "1")
             predictor, out = Predictor(context.results.path), results / "predictions"
