@@ -5,6 +5,7 @@ The counts follow the layers of odiff.network; the factors were fitted to measur
 
 from dataclasses import dataclass
 
+from odiff.network.unet import block_shapes
 from odiff.plan import NetworkPlan
 from odiff.plan.schema import Triple
 
@@ -48,12 +49,8 @@ def count_parameters(network: NetworkPlan) -> int:
 
 def stage_voxels(network: NetworkPlan, patch_zyx: Triple) -> list[int]:
     """Voxels of the feature maps of each stage."""
-    sizes = [n // s for n, s in zip(patch_zyx, network.stem_zyx, strict=True)]
-    voxels = []
-    for stride in network.strides_zyx:
-        sizes = [n // s for n, s in zip(sizes, stride, strict=True)]
-        voxels.append(_product(tuple(sizes)))
-    return voxels
+    shapes = block_shapes(network, patch_zyx)
+    return [_product(shapes[f"encoder_{stage}"]) for stage in range(len(network.channels))]
 
 
 def kept_values(network: NetworkPlan, patch_zyx: Triple) -> int:

@@ -32,6 +32,14 @@ class Machine:
     device: str
 
 
+@dataclass(frozen=True)
+class Tasks:
+    """What will be trained on a view, as far as memory goes: segmented classes and cases of a diagnosis batch, or 0."""
+
+    classes: int
+    diagnosis_batch: int
+
+
 @dataclass
 class Reasons:
     """Collects the decisions of one view."""
@@ -67,9 +75,9 @@ def plan_dataset(
             raise PlanError(f"{dataset}: no images of view {view}; leave it out of --views")
         reasons = Reasons(view, decisions)
         mirror_axes = plan_mirroring(fingerprint, description, view, reasons)
-        classes = len(description.labels)
+        tasks = Tasks(len(description.labels), preset.diagnosis.batch_size if description.diagnoses else 0)
         planned[view] = plan_view(
-            fingerprint.views[view], classes, preset, machine, mirror_axes, reasons, _view_of(like, view)
+            fingerprint.views[view], tasks, preset, machine, mirror_axes, reasons, _view_of(like, view)
         )
     return Plan(
         schema_version=SCHEMA_VERSION, name=preset_name, dataset=dataset, joint=description.joint, preset=preset_name,
@@ -91,18 +99,18 @@ def _view_of(like: Plan | None, view: str) -> ViewPlan | None:
 
 
 def plan_view(
-    seen: ViewFingerprint, classes: int, preset: Preset, machine: Machine, mirror_axes: tuple[int, ...], reasons: Reasons,
+    seen: ViewFingerprint, tasks: Tasks, preset: Preset, machine: Machine, mirror_axes: tuple[int, ...], reasons: Reasons,
     like: ViewPlan | None = None,
 ) -> ViewPlan:  # fmt: skip
     """Steps 1 to 5 of the planner for one view."""
     spacing = plan_spacing(seen, reasons)
-    spacing, patch, topology = plan_patch(seen, spacing, preset, machine, classes, reasons, like)
+    spacing, patch, topology = plan_patch(seen, spacing, preset, machine, tasks, reasons, like)
     network = like.network if like else plan_network(topology, preset)
     reasons.add(
         "network", list(network.channels), "widths double per stage" if like is None else "taken from --like", "preset"
     )
-    batch_size, accumulate = plan_batch(network, patch, preset, machine, classes, reasons)
-    memory = training_memory_gb(network, patch, batch_size, classes, value_bytes(machine), preset.diagnosis.batch_size)
+    batch_size, accumulate = plan_batch(network, patch, preset, machine, tasks, reasons)
+    memory = training_memory_gb(network, patch, batch_size, tasks.classes, value_bytes(machine), tasks.diagnosis_batch)
     reasons.add(
         "estimated_memory_gb",
         round(memory, 2),
@@ -130,7 +138,7 @@ def plan_spacing(seen: ViewFingerprint, reasons: Reasons) -> Spacing:
 
 
 def plan_patch(
-    seen: ViewFingerprint, spacing: Spacing, preset: Preset, machine: Machine, classes: int, reasons: Reasons,
+    seen: ViewFingerprint, spacing: Spacing, preset: Preset, machine: Machine, tasks: Tasks, reasons: Reasons,
     like: ViewPlan | None,
 ) -> tuple[Spacing, Triple, Topology]:  # fmt: skip
     """Steps 2 and 3: the whole field of view, coarsened in plane up to 1.5x, then cut, until it fits.
@@ -143,12 +151,12 @@ def plan_patch(
         median = _voxels(extent, spacing)
         topology = _topology(median, spacing, preset, like)
         patch = fit_patch(median, topology.divisor_zyx)
-        if _fits(patch, topology, preset, machine, classes, like):
+        if _fits(patch, topology, preset, machine, tasks, like):
             rule = "median shape after the body crop, rounded to what the network divides (up, or down by 5 % at most)"
             break
         coarser = (max(original[0], min(spacing[1:]) * COARSER), spacing[1] * COARSER, spacing[2] * COARSER)
         if coarser[1] > original[1] * preset.limits.coarsen_in_plane:
-            patch, topology = cut_patch(median, spacing, preset, machine, classes, like)
+            patch, topology = cut_patch(median, spacing, preset, machine, tasks, like)
             rule = "cut along the axis with the largest patch/median ratio until memory and time hold it"
             break
         spacing = coarser
@@ -168,8 +176,10 @@ def plan_patch(
 
 
 def _explain_topology(patch: Triple, spacing: Spacing, topology: Topology, preset: Preset, reasons: Reasons) -> None:
+    limits = preset.limits
     stem_rule = (
-        "space to depth while voxels stay finer than the slices (or 2 mm) and 24 remain; slices thinner than 2 mm too"
+        f"space to depth while voxels stay within {limits.stem_per_slice:g}x the slice thickness (or 2 mm) and "
+        f"{limits.stem_voxels} remain; slices thinner than 2 mm too"
     )
     reasons.add("network.stem_zyx", topology.stem_zyx, stem_rule, f"spacing {list(spacing)} mm")
     stride_rule = "an axis is halved while within 2x of the finest spacing and 4 voxels remain"
@@ -202,19 +212,19 @@ def _topology(patch: Triple, spacing: Spacing, preset: Preset, like: ViewPlan | 
 
 
 def _fits(
-    patch: Triple, topology: Topology, preset: Preset, machine: Machine, classes: int, like: ViewPlan | None
+    patch: Triple, topology: Topology, preset: Preset, machine: Machine, tasks: Tasks, like: ViewPlan | None
 ) -> bool:
     limits = preset.limits
     work = np.prod([n / s for n, s in zip(patch, topology.stem_zyx, strict=True)])
     if work > limits.patch_voxels or max(patch[1:]) > limits.in_plane_voxels:
         return False
     network = like.network if like else plan_network(topology, preset)
-    needed = training_memory_gb(network, patch, 1, classes, value_bytes(machine), preset.diagnosis.batch_size)
+    needed = training_memory_gb(network, patch, 1, tasks.classes, value_bytes(machine), tasks.diagnosis_batch)
     return needed <= machine.memory_gb
 
 
 def cut_patch(
-    median: Triple, spacing: Spacing, preset: Preset, machine: Machine, classes: int, like: ViewPlan | None
+    median: Triple, spacing: Spacing, preset: Preset, machine: Machine, tasks: Tasks, like: ViewPlan | None
 ) -> tuple[Triple, Topology]:
     """Shorten the axis with the largest patch/median ratio, one divisor at a time, until the patch fits.
 
@@ -227,7 +237,7 @@ def cut_patch(
     while True:
         topology = _topology(wanted, spacing, preset, like)
         patch = fit_patch(wanted, topology.divisor_zyx)
-        if _fits(patch, topology, preset, machine, classes, like):
+        if _fits(patch, topology, preset, machine, tasks, like):
             return patch, topology
         ratios = [n / m if n > d else 0.0 for n, m, d in zip(patch, median, topology.divisor_zyx, strict=True)]
         axis = int(np.argmax(ratios))
@@ -251,12 +261,14 @@ def plan_network(topology: Topology, preset: Preset) -> NetworkPlan:
 
 
 def plan_batch(
-    network: NetworkPlan, patch: Triple, preset: Preset, machine: Machine, classes: int, reasons: Reasons
+    network: NetworkPlan, patch: Triple, preset: Preset, machine: Machine, tasks: Tasks, reasons: Reasons
 ) -> tuple[int, int]:
     """Step 4: the preset's batch as far as memory holds it, the rest by accumulating gradients."""
     wanted = preset.limits.batch_size
     batch = wanted
-    while batch > 1 and training_memory_gb(network, patch, batch, classes, value_bytes(machine)) > machine.memory_gb:
+    while (
+        batch > 1 and training_memory_gb(network, patch, batch, tasks.classes, value_bytes(machine)) > machine.memory_gb
+    ):
         batch -= 1
     accumulate = -(-wanted // batch)
     reasons.add(

@@ -21,7 +21,7 @@ from odiff.data.batches import DiagnosisItem, whole_view
 from odiff.diffusion import ALPHA_BAR, add_noise
 from odiff.metrics.classification import macro_score
 from odiff.network.diagnosis import FeatureChoice
-from odiff.network.unet import UNet
+from odiff.network.unet import UNet, block_shapes
 from odiff.plan import DiffusionPlan, ViewPlan
 from odiff.training.device import autocast
 
@@ -115,10 +115,9 @@ def _mean(scores: dict[tuple[int, str], float], step: int, blocks: Sequence[str]
 
 def default_blocks(plan: ViewPlan) -> tuple[str, ...]:
     """The encoder at the finest stage of at most `TOKENS` voxels and the next: fine enough for a lesion, cheap to train."""
-    shrink = plan.network.stem_zyx
-    for stage, stride in enumerate(plan.network.strides_zyx):
-        shrink = (shrink[0] * stride[0], shrink[1] * stride[1], shrink[2] * stride[2])
-        if np.prod([size // by for size, by in zip(plan.patch_zyx, shrink, strict=True)]) <= TOKENS:
+    shapes = block_shapes(plan.network, plan.patch_zyx)
+    for stage in range(len(plan.network.channels)):
+        if np.prod(shapes[f"encoder_{stage}"]) <= TOKENS:
             wanted = (f"encoder_{stage}", f"encoder_{stage + 1}")
             return tuple(name for name in wanted if name in plan.diffusion.probe_blocks) or ("mid",)
     return ("mid",)

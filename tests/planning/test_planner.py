@@ -11,7 +11,7 @@ from odiff.errors import OdiffError, PlanError, UsageError
 from odiff.experiment_planning.fingerprint import ViewFingerprint
 from odiff.experiment_planning.memory import count_parameters, training_memory_gb
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
-from odiff.experiment_planning.planner import Machine, Reasons, plan_view
+from odiff.experiment_planning.planner import Machine, Reasons, Tasks, plan_view
 from odiff.experiment_planning.presets import read_preset
 from odiff.network.unet import UNet
 from odiff.plan import plan_from_plain, read_plan, to_plain
@@ -26,8 +26,16 @@ def seen(spacings, extent, view="sagittal"):
 
 def planned_view(spacings, extent, preset="default", machine=LAPTOP, classes=0):
     reasons = Reasons("sagittal", [])
-    plan = plan_view(seen(spacings, extent), classes, read_preset(preset), machine, (), reasons)
+    plan = plan_view(
+        seen(spacings, extent), Tasks(classes, diagnosis_batch=4), read_preset(preset), machine, (), reasons
+    )
     return plan, {decision.field.removeprefix("views.sagittal."): decision for decision in reasons.found}
+
+
+def test_the_recorded_reason_of_the_stem_holds_the_limits_of_its_preset():
+    for preset, words in (("default", ("within 1x", "24 remain")), ("cpu_demo", ("within 1.6x", "14 remain"))):
+        _, reasons = planned_view([(6.0, 2.2, 2.2)], (96.0, 140.0, 140.0), preset)
+        assert all(word in reasons["network.stem_zyx"].rule for word in words)
 
 
 def bottleneck_of(plan):
