@@ -4,7 +4,8 @@ import psutil
 import torch
 
 from odiff.experiment_planning.planner import Machine
-from odiff.training.device import choose_device, is_bf16_fast
+from odiff.training.device import choose_device
+from odiff.training.precision import precision_of
 
 SHARE_OF_RAM = 0.6
 SHARE_OF_GPU = 0.85
@@ -18,4 +19,5 @@ def this_machine(memory_gb: float | None = None, device: str = "auto") -> Machin
             memory_gb = SHARE_OF_GPU * torch.cuda.get_device_properties(chosen).total_memory / 2**30
         else:
             memory_gb = SHARE_OF_RAM * psutil.virtual_memory().available / 2**30
-    return Machine(memory_gb, is_bf16_fast(chosen), chosen.type)
+    precision = precision_of(chosen)
+    return Machine(memory_gb, precision.value_bytes, chosen.type, f"{precision.name}: {precision.reason}")

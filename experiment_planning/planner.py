@@ -28,8 +28,9 @@ class Machine:
     """What the planner needs to know of the computer."""
 
     memory_gb: float
-    is_bf16_fast: bool
+    value_bytes: int
     device: str
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,11 @@ def plan_dataset(
     PlanError
         A view has no images, or `like` does not have it.
     """
-    decisions: list[Decision] = []
+    rule, source = (
+        "the type in which convolutions run fastest here; odiff_train --precision overrides it",
+        machine.precision,
+    )
+    decisions = [Decision("precision", machine.precision.partition(":")[0], rule, source)]
     planned = {}
     for view in views:
         if view not in fingerprint.views:
@@ -110,7 +115,7 @@ def plan_view(
         "network", list(network.channels), "widths double per stage" if like is None else "taken from --like", "preset"
     )
     batch_size, accumulate = plan_batch(network, patch, preset, machine, tasks, reasons)
-    memory = training_memory_gb(network, patch, batch_size, tasks.classes, value_bytes(machine), tasks.diagnosis_batch)
+    memory = training_memory_gb(network, patch, batch_size, tasks.classes, machine.value_bytes, tasks.diagnosis_batch)
     reasons.add(
         "estimated_memory_gb",
         round(memory, 2),
@@ -219,7 +224,7 @@ def _fits(
     if work > limits.patch_voxels or max(patch[1:]) > limits.in_plane_voxels:
         return False
     network = like.network if like else plan_network(topology, preset)
-    needed = training_memory_gb(network, patch, 1, tasks.classes, value_bytes(machine), tasks.diagnosis_batch)
+    needed = training_memory_gb(network, patch, 1, tasks.classes, machine.value_bytes, tasks.diagnosis_batch)
     return needed <= machine.memory_gb
 
 
@@ -267,7 +272,7 @@ def plan_batch(
     wanted = preset.limits.batch_size
     batch = wanted
     while (
-        batch > 1 and training_memory_gb(network, patch, batch, tasks.classes, value_bytes(machine)) > machine.memory_gb
+        batch > 1 and training_memory_gb(network, patch, batch, tasks.classes, machine.value_bytes) > machine.memory_gb
     ):
         batch -= 1
     accumulate = -(-wanted // batch)
@@ -314,11 +319,6 @@ def sided_labels(description: DatasetDescription) -> list[str]:
     swapped = {name for pair in description.left_right for name in pair}
     names = [name for name in (*description.labels, *description.diagnoses) if name not in swapped]
     return [n for n in names if n in SIDED_ABBREVIATIONS or any(word in n.lower().split("_") for word in SIDED)]
-
-
-def value_bytes(machine: Machine) -> int:
-    """Bytes of an activation in training."""
-    return 2 if machine.is_bf16_fast else 4
 
 
 def with_plan_name(plan: Plan, name: str) -> Plan:

@@ -60,9 +60,9 @@ def halvings(sizes: Spacing, spacing: Spacing) -> Triple:
     return depth, rows, columns
 
 
-def kernel(spacing: Spacing) -> Triple:
-    """3 along an axis whose spacing is within 2x of the finest, 1 along a coarser one."""
-    depth, rows, columns = (3 if s <= 2 * min(spacing) else 1 for s in spacing)
+def kernel(spacing: Spacing, before: Triple = (1, 1, 1)) -> Triple:
+    """3 along an axis whose spacing is within 2x of the finest, or that had 3 `before`; 1 along a coarser one."""
+    depth, rows, columns = (3 if s <= 2 * min(spacing) else k for s, k in zip(spacing, before, strict=True))
     return depth, rows, columns
 
 
@@ -85,7 +85,7 @@ def plan_topology(patch_zyx: Triple, spacing_zyx_mm: Spacing, limits: StemLimits
         sizes, spacing = _shrunk(sizes, stride), _times(spacing, stride)
         divisor = (divisor[0] * stride[0], divisor[1] * stride[1], divisor[2] * stride[2])
         strides.append(stride)
-        kernels.append(kernel(spacing))
+        kernels.append(kernel(spacing, kernels[-1]))
     return Topology(stem, tuple(strides), tuple(kernels), divisor)
 
 

@@ -11,7 +11,8 @@ from odiff.errors import CheckpointError, DatasetError, UsageError
 from odiff.inference.models import KINDS
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import Predictor
-from odiff.training.device import choose_device
+from odiff.training.device import choose_device, use_cores
+from odiff.training.precision import AUTO, NAMES, fix_precision
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
         "--cases", type=Path, metavar="FILE", help="a case table with laterality, in place of IN/cases.csv"
     )
     result.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
+    result.add_argument(
+        "--precision", choices=(AUTO, *NAMES), default=AUTO, help="type to compute in (default: what is fastest here)"
+    )
+    result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores that may be used)")
     add_roots(result, "results")
     return result
 
@@ -59,11 +64,14 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
     model = arguments.model or model_folder(roots.need("results"), arguments.dataset, arguments.plan)
     if not model.is_dir():
         raise CheckpointError(f"{model}: no such model folder; train one first with odiff_train")
+    device = choose_device(arguments.device)
+    fix_precision(arguments.precision, device)
+    use_cores(arguments.threads)
     predictor = Predictor(
         model,
         folds=arguments.folds,
         checkpoint=arguments.checkpoint,
-        device=choose_device(arguments.device),
+        device=device,
         step_size=arguments.step_size,
         is_mirroring=not arguments.disable_tta,
     )

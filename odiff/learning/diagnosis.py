@@ -24,8 +24,8 @@ from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_back
 from odiff.network.unet import UNet
 from odiff.plan import Plan
 from odiff.training.checkpoint import load_weights, read_checkpoint
-from odiff.training.device import autocast
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
+from odiff.training.precision import autocast, place
 from odiff.training.run_folder import RunFolder
 
 DiagnosisBatch = tuple[Tensor, Tensor, Tensor]
@@ -148,7 +148,7 @@ def load_diagnosis(path: Path, plan: Plan, view: str, device: torch.device) -> D
     choice = stored_choice(checkpoint.meta)
     network = DiagnosisNetwork(plan.views[view].network, plan.views[view].patch_zyx, len(plan.diagnoses), choice, 0.0)
     load_weights(network, checkpoint.part("weights."), str(path))
-    return network.to(device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+    return place(network, device).eval()
 
 
 @torch.no_grad()

@@ -17,9 +17,9 @@ from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.samples import draw_rows, generate
 from odiff.network.unet import UNet
 from odiff.plan import Plan, ViewPlan
-from odiff.training.device import autocast
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.optimiser import cosine_rate
+from odiff.training.precision import autocast
 from odiff.training.run_folder import RunFolder
 
 WATCHED = 4

@@ -23,7 +23,7 @@ from odiff.metrics.classification import macro_score
 from odiff.network.diagnosis import FeatureChoice
 from odiff.network.unet import UNet, block_shapes
 from odiff.plan import DiffusionPlan, ViewPlan
-from odiff.training.device import autocast
+from odiff.training.precision import autocast
 
 FOLDS = 3
 COMPONENTS = 48

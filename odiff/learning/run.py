@@ -10,9 +10,10 @@ from odiff import __version__
 from odiff.errors import CheckpointError
 from odiff.plan import Plan, ViewPlan, from_plain, to_plain
 from odiff.training.checkpoint import Checkpoint
+from odiff.training.precision import precision_of
 from odiff.training.run_folder import RunFolder
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ def describe_run(plan: Plan, view: str, task: str, fold: str | None, settings: R
         "format": FORMAT,
         "odiff": __version__,
         "torch": torch.__version__,
+        "precision": to_plain(precision_of(settings.device)),
+        "threads": torch.get_num_threads(),
         "task": task,
         "view": view,
         "fold": fold,

@@ -19,14 +19,14 @@ from odiff.network.unet import SegmentationNetwork
 from odiff.plan import Plan
 from odiff.storage import write_json
 from odiff.training.checkpoint import load_weights, read_checkpoint
-from odiff.training.device import autocast
+from odiff.training.precision import autocast, place
 
 
 def load_segmentation(path: Path, plan: Plan, view: str, device: torch.device) -> SegmentationNetwork:
     """A trained segmentation network, ready to predict."""
     network = build_segmentation(plan, view)
     load_weights(network, read_checkpoint(path).part("weights."), str(path))
-    return network.to(device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+    return place(network, device).eval()
 
 
 @torch.no_grad()

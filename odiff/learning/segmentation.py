@@ -14,9 +14,9 @@ from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.segmentation_loss import hard_dice_parts, segmentation_loss
 from odiff.network.unet import SegmentationNetwork
 from odiff.plan import Augmentation, DiagnosisRecipe, Plan, SegmentationRecipe
-from odiff.training.device import autocast
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.optimiser import Rates, cosine_rate
+from odiff.training.precision import autocast
 from odiff.training.run_folder import RunFolder
 
 WATCHED_BATCHES = 4

@@ -15,7 +15,7 @@ from odiff.learning.probes import noised
 from odiff.network.diagnosis import DiagnosisNetwork, mean_by_owner
 from odiff.network.heads import pooled_grid
 from odiff.plan import DiagnosisRecipe, ViewPlan
-from odiff.training.device import autocast
+from odiff.training.precision import autocast
 
 CASES = 1000
 BATCH = 24

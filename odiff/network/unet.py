@@ -5,11 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odiff.network.layers import (
+    NormSiluConv,
     ResidualBlock,
     Upsample,
     convolution,
     depth_to_space,
-    norm,
     space_to_depth,
     time_embedding,
 )
@@ -89,7 +89,7 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(
             Stage(2 * widths[i], widths[i], 1, kernels[i], time) for i in range(len(widths) - 1)
         )
-        self.out = nn.Sequential(norm(widths[0]), nn.SiLU(), convolution(widths[0], pixels, kernels[0]))
+        self.out = NormSiluConv(widths[0], pixels, kernels[0])
 
     def features(self, x: Tensor, t: Tensor, last: str | None = None) -> dict[str, Tensor]:
         """Activations after each block.
@@ -134,9 +134,7 @@ class SegmentationNetwork(nn.Module):
         self.backbone = UNet(plan)
         pixels = plan.stem_zyx[0] * plan.stem_zyx[1] * plan.stem_zyx[2]
         kernel = plan.kernels_zyx[0]
-        self.head_in = nn.Sequential(
-            norm(plan.channels[0]), nn.SiLU(), convolution(plan.channels[0], width * pixels, kernel)
-        )
+        self.head_in = NormSiluConv(plan.channels[0], width * pixels, kernel)
         self.head_mix = convolution(width + 1, 2 * width, (1, 3, 3))
         self.head_out = nn.Conv3d(2 * width, classes, 1)
 

@@ -1,10 +1,13 @@
-"""The device and the precision that is fast on it."""
+"""The device, and how many cores of it may be used."""
 
 import os
+from pathlib import Path
 
 import torch
 
 from odiff.errors import UsageError
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -27,21 +30,31 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def is_bf16_fast(device: torch.device) -> bool:
-    """Whether convolutions in bfloat16 run on special instructions of the device."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(has and has())
+def usable_cores() -> int:
+    """Cores that this process may really use: its affinity, and a container's quota (cgroup v2) where there is one.
+
+    Threads beyond them do not only idle: they wait for each other, and convolutions run several times slower.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(CPU_QUOTA.read_text(encoding="utf-8")) if CPU_QUOTA.exists() else None
+    return cores if quota is None else max(1, min(cores, quota))
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Mixed precision where it pays, full precision elsewhere."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16_fast(device))
+def _quota(text: str) -> int | None:
+    """Whole cores of ``cpu.max``, "<microseconds> <period>" or "max <period>"."""
+    given, period = text.split()
+    return None if given == "max" else int(given) // int(period)
+
+
+def use_cores(wanted: int | None = None) -> int:
+    """Compute with `wanted` threads, or with one a physical core that this process may use; the number of threads."""
+    threads = wanted or min(torch.get_num_threads(), usable_cores())
+    torch.set_num_threads(threads)
+    return threads
 
 
 def loading_processes(device: torch.device, wanted: int | None = None) -> int:
     """How many processes load data: `wanted`, or none on a CPU, where they would take the cores that compute."""
     if wanted is not None:
         return wanted
-    return 0 if device.type == "cpu" else min(8, (os.cpu_count() or 2) // 2)
+    return 0 if device.type == "cpu" else min(8, usable_cores() // 2)

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from odiff.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
-from odiff.training.device import autocast
 from odiff.training.optimiser import (
     Rates,
     load_optimiser,
@@ -22,6 +21,7 @@ from odiff.training.optimiser import (
     set_rates,
     update_average,
 )
+from odiff.training.precision import autocast, place, precision_of
 from odiff.training.progress import draw_progress
 from odiff.training.run_folder import RunFolder
 
@@ -48,19 +48,25 @@ class LoopSettings:
 
 @dataclass
 class TrainingState:
-    """What changes while training, and is restored when a run resumes."""
+    """What changes while training, and is restored when a run resumes.
+
+    `scaler` keeps small gradients above zero where training runs in float16; elsewhere it does nothing.
+    """
 
     network: nn.Module
     average: nn.Module
     optimiser: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
     step: int = 0
     best: float | None = None
 
 
 def start_state(network: nn.Module, groups: dict[str, list[nn.Parameter]], settings: LoopSettings) -> TrainingState:
     """The state before the first step."""
-    network = network.to(settings.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return TrainingState(network, moving_average(network), make_optimiser(groups, settings.weight_decay))
+    network = place(network, settings.device)
+    is_float16 = precision_of(settings.device).dtype == torch.float16
+    scaler = torch.amp.GradScaler(settings.device.type, enabled=is_float16)
+    return TrainingState(network, moving_average(network), make_optimiser(groups, settings.weight_decay), scaler)
 
 
 def train(
@@ -87,8 +93,11 @@ def train(
     resume(state, folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     loader = iter(
-        DataLoader(batches, batch_size=None, sampler=_numbers(state.step, settings), num_workers=settings.workers)
-    )
+        DataLoader(
+            batches, batch_size=None, sampler=_numbers(state.step, settings), num_workers=settings.workers,
+            pin_memory=settings.device.type == "cuda",
+        )
+    )  # fmt: skip
     with tqdm(total=settings.steps, initial=state.step, desc=title, unit="step", mininterval=1) as bar:
         while state.step < settings.steps:
             started = time.perf_counter()
@@ -118,10 +127,12 @@ def update(state: TrainingState, settings: LoopSettings, loader: Any, loss: Loss
         batch = to_device(next(loader), settings.device)
         with autocast(settings.device):
             value = loss(state.network, batch, state.step * settings.accumulate + part)
-        (value / settings.accumulate).backward()
+        state.scaler.scale(value / settings.accumulate).backward()
         total += float(value.detach()) / settings.accumulate
+    state.scaler.unscale_(state.optimiser)
     nn.utils.clip_grad_norm_(state.network.parameters(), settings.gradient_clip)
-    state.optimiser.step()
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
     state.optimiser.zero_grad(set_to_none=True)
     state.step += 1
     update_average(state.average, state.network, settings.ema_decay, state.step)
@@ -153,7 +164,7 @@ def save_state(state: TrainingState, folder: RunFolder, meta: dict[str, Any]) ->
     tensors = weights_of(state)
     tensors |= {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
     tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(state.optimiser).items()}
-    progress = {"step": state.step, "best": state.best}
+    progress = {"step": state.step, "best": state.best, "scaler": state.scaler.state_dict()}
     save_checkpoint(folder.checkpoint("latest"), tensors, {**meta, **progress})
 
 
@@ -168,6 +179,7 @@ def resume(state: TrainingState, folder: RunFolder) -> None:
     load_weights(state.network, checkpoint.part("network."), str(path))
     load_weights(state.average, checkpoint.part("weights."), str(path))
     load_optimiser(state.optimiser, checkpoint.part("optimiser."))
+    state.scaler.load_state_dict(checkpoint.meta.get("scaler", {}))
     state.step, state.best = checkpoint.meta["step"], checkpoint.meta["best"]
     folder.drop_metrics_after(state.step)
 

@@ -23,7 +23,17 @@ ROWS = {
     "a": "training", "b": "training", "c": "diagnosis", "d": "segmentation", "e": "preprocessing", "f": "loading", "g": "growth",
 }  # fmt: skip
 DEFAULT = "abcdef"
-PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "batchgenerators", "blosc2", "monai", "nnunetv2", "batchgeneratorsv2")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "SimpleITK",
+    "batchgenerators",
+    "blosc2",
+    "monai",
+    "nnunetv2",
+    "batchgeneratorsv2",
+)
 
 
 def machine() -> dict[str, Any]:
@@ -34,7 +44,8 @@ def machine() -> dict[str, Any]:
     )  # fmt: skip
     flags = Path("/proc/cpuinfo").read_text()
     return {
-        "cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "avx512_bf16": "avx512_bf16" in flags, "amx_bf16": "amx_bf16" in flags, "platform": platform.platform(),
     }  # fmt: skip
 
@@ -65,7 +76,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
     parser.add_argument("--only", default=",".join(DEFAULT), metavar="a,c", help="rows to run (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="counted samples of each side (default: %(default)s)")
-    parser.add_argument("--work", type=Path, metavar="FOLDER", help="for data that can be used again (default: temporary)")
+    parser.add_argument(
+        "--work", type=Path, metavar="FOLDER", help="for data that can be used again (default: temporary)"
+    )
     arguments = parser.parse_args()
     wanted = arguments.only.split(",")
     if unknown := [name for name in wanted if name not in ROWS]:

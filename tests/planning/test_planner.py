@@ -17,7 +17,7 @@ from odiff.network.unet import UNet
 from odiff.plan import plan_from_plain, read_plan, to_plain
 from odiff.plan.overrides import apply_overrides
 
-LAPTOP = Machine(8.0, True, "cpu")
+LAPTOP = Machine(8.0, 2, "cpu")
 
 
 def seen(spacings, extent, view="sagittal"):
@@ -70,13 +70,13 @@ def test_isotropic_volumes_stay_isotropic_when_they_are_coarsened():
 
 def test_less_memory_means_a_smaller_batch_then_a_smaller_patch_and_at_last_an_error():
     knee = ([(3.5, 0.4, 0.4)], (105.0, 150.0, 150.0))
-    roomy, _ = planned_view(*knee, classes=12, machine=Machine(64.0, True, "cpu"))
-    tight, _ = planned_view(*knee, classes=12, machine=Machine(2.0, True, "cpu"))
+    roomy, _ = planned_view(*knee, classes=12, machine=Machine(64.0, 2, "cpu"))
+    tight, _ = planned_view(*knee, classes=12, machine=Machine(2.0, 2, "cpu"))
     assert roomy.batch_size * roomy.accumulate == 4
     assert tight.batch_size < roomy.batch_size and tight.batch_size * tight.accumulate >= 4
     assert tight.estimated_memory_gb <= 2.0
     with pytest.raises(PlanError, match="--memory-gb"):
-        planned_view(*knee, classes=12, machine=Machine(0.1, True, "cpu"))
+        planned_view(*knee, classes=12, machine=Machine(0.1, 2, "cpu"))
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,7 +88,7 @@ def test_every_plan_fits_its_memory_and_its_network(spacing, extent, preset, mem
     try:
         plan, _ = planned_view(
             [(spacing[0], spacing[1], spacing[1])], (extent[0], extent[1], extent[1]), preset,
-            Machine(memory, True, "cpu"), 12,
+            Machine(memory, 2, "cpu"), 12,
         )  # fmt: skip
     except PlanError as error:
         assert "--memory-gb" in str(error)
