@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from odiff.errors import CheckpointError, UsageError
-from odiff.learning.diagnosis import load_diagnosis
-from odiff.learning.fusion import load_fusion
-from odiff.learning.oof import StoredCalibration, read_calibration
+from odiff.learning.calibration import StoredCalibration, read_calibration
+from odiff.learning.diagnose import load_diagnosis, load_fusion
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.segment import load_segmentation
 from odiff.network.diagnosis import DiagnosisNetwork

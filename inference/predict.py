@@ -1,19 +1,17 @@
 """Folder to folder: one segmentation per series, one row of diagnosis.csv per case."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from odiff.dataset import CaseRow, DatasetDescription, Series, list_series, read_case_table
 from odiff.errors import DatasetError, ImageError
 from odiff.geometry import Volume, read_volume, write_volume
 from odiff.inference.predictor import CaseImages, Diagnosis, Predictor
-from odiff.learning.segment import smallest_integers
 from odiff.plan import Plan
 from odiff.storage import atomic_path, read_json, write_json, write_text
 
@@ -80,12 +78,15 @@ def predict_folder(
         if not wanted and not needs_diagnosis:
             counts["skipped"] += 1
             continue
-        volumes = _read(members if needs_diagnosis else wanted, failed)
-        for one in wanted:
-            if one.name in volumes:
-                _segment(predictor, one, volumes[one.name], laterality, target, save_probabilities)
+        kept: dict[str, tuple[Volume, ...]] = {}
+        for one, volume in _volumes(members if needs_diagnosis else wanted, failed):
+            if one in wanted:
+                _segment(predictor, one, volume, laterality, target, save_probabilities)
                 counts["segmented"] += 1
-        if needs_diagnosis and (found := _diagnose(predictor, members, volumes, laterality)):
+            if needs_diagnosis and one.view in views:
+                kept[one.view] = (*kept.get(one.view, ()), volume)
+        if kept:
+            found = predictor.diagnose(CaseImages(kept, laterality))
             done[case] = table_row(case, found)
             write_table(target / TABLE, done, plan)
             counts["diagnosed"] += 1
@@ -156,14 +157,15 @@ def case_rows(source: Path, cases_file: Path | None, plan: Plan) -> dict[str, Ca
     return read_case_table(path, nothing, require_labels=False)
 
 
-def _read(series: Sequence[Series], failed: list[str]) -> dict[str, Volume]:
-    volumes = {}
+def _volumes(series: Sequence[Series], failed: list[str]) -> Iterator[tuple[Series, Volume]]:
+    """Each series that can be read, one at a time; the others leave a message."""
     for one in series:
         try:
-            volumes[one.name] = read_volume(one.image)
+            volume = read_volume(one.image)
         except ImageError as error:
             failed.append(str(error))
-    return volumes
+            continue
+        yield one, volume
 
 
 def _is_done(series: Series, target: Path, save_probabilities: bool) -> bool:
@@ -178,20 +180,10 @@ def _segment(
     if save_probabilities:
         labels, probabilities = predictor.segment_with_probabilities(volume, series.view, laterality)
         with atomic_path(target / f"{series.name}.npz") as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, probabilities=probabilities.astype(np.float16))
+            np.savez_compressed(file, probabilities=probabilities)
     else:
         labels = predictor.segment(volume, series.view, laterality)
-    write_volume(target / series.image.name, smallest_integers(labels), volume.grid, like=series.image)
-
-
-def _diagnose(
-    predictor: Predictor, series: Sequence[Series], volumes: dict[str, Volume], laterality: str | None
-) -> Diagnosis | None:
-    by_view: dict[str, tuple[Volume, ...]] = {}
-    for one in series:
-        if one.name in volumes and one.view in predictor.models.diagnosis:
-            by_view[one.view] = (*by_view.get(one.view, ()), volumes[one.name])
-    return predictor.diagnose(CaseImages(by_view, laterality)) if by_view else None
+    write_volume(target / series.image.name, labels, volume.grid, like=series.image)
 
 
 def columns(plan: Plan) -> list[str]:
@@ -222,6 +214,8 @@ def read_table(path: Path, plan: Plan) -> dict[str, dict[str, str]]:
     """
     if not path.exists():
         return {}
+    import pandas as pd  # slow to import, and segmentation alone has no table
+
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if list(table.columns) != columns(plan):
         raise DatasetError(
@@ -232,5 +226,7 @@ def read_table(path: Path, plan: Plan) -> dict[str, dict[str, str]]:
 
 def write_table(path: Path, rows: dict[str, dict[str, str]], plan: Plan) -> None:
     """Write diagnosis.csv, sorted by case."""
+    import pandas as pd
+
     table = pd.DataFrame([rows[case] for case in sorted(rows)], columns=columns(plan))
     write_text(path, table.to_csv(index=False))

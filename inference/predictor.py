@@ -1,6 +1,6 @@
 """A loaded model for many calls: arrays or SimpleITK images in, segmentations and probabilities out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from scipy.special import expit
 
-from odiff.data.batches import split_tiles
-from odiff.data.preprocessing import PreparedVolume, prepare, restore_map
+from odiff.data.preprocessing import PreparedVolume, prepare
+from odiff.data.sliding_window import split_tiles
 from odiff.errors import CheckpointError
 from odiff.geometry import Volume, image_from_volume, volume_from_image
 from odiff.inference.models import LoadedModels, load_models
-from odiff.learning.diagnosis import embed_volume, volume_logits
-from odiff.learning.segment import class_probabilities, labels_on_grid, smallest_integers
+from odiff.learning.diagnose import embed_volume, volume_logits
+from odiff.learning.segment import labels_and_probabilities_on_grid, labels_on_grid, probability_slabs
+from odiff.metrics.calibration import sigmoid
 from odiff.plan import Plan
 
 
@@ -82,34 +82,34 @@ class Predictor:
 
     def segment(self, volume: Volume, view: str, laterality: str | None = None) -> np.ndarray:
         """Label values (z, y, x) on the volume's own grid."""
-        return self._segment(volume, view, laterality)[0]
+        slabs, prepared = self._slabs(volume, view, laterality)
+        return labels_on_grid(slabs, prepared.geometry, self.plan)
 
     def segment_with_probabilities(
         self, volume: Volume, view: str, laterality: str | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Label values (z, y, x), and class probabilities (classes, z, y, x), both on the volume's own grid."""
-        labels, probabilities, prepared = self._segment(volume, view, laterality)
-        maps = [restore_map(p, prepared.geometry, float(number == 0)) for number, p in enumerate(probabilities)]
-        return labels, np.stack(maps)
+        """Label values (z, y, x), and class probabilities (classes, z, y, x) float16, both on the volume's own grid."""
+        slabs, prepared = self._slabs(volume, view, laterality)
+        return labels_and_probabilities_on_grid(slabs, prepared.geometry, self.plan)
 
     def segment_image(self, image: sitk.Image, view: str, laterality: str | None = None) -> sitk.Image:
         """A SimpleITK image in, a label image on the same grid out."""
         volume = volume_from_image(image, "image")
-        return image_from_volume(smallest_integers(self.segment(volume, view, laterality)), volume.grid)
+        return image_from_volume(self.segment(volume, view, laterality), volume.grid)
 
-    def _segment(
+    def _slabs(
         self, volume: Volume, view: str, laterality: str | None
-    ) -> tuple[np.ndarray, torch.Tensor, PreparedVolume]:
+    ) -> tuple[Iterator[torch.Tensor], PreparedVolume]:
         if not self.can_segment(view):
             raise CheckpointError(
                 f"{self.models.folder}: no trained segmentation model of view {view}; run odiff_train for it"
             )
         prepared = self._prepare(volume, view, laterality)
         networks = self.models.segmentation[view]
-        probabilities = class_probabilities(
+        slabs = probability_slabs(
             networks, prepared.image, self.plan, view, self.device, self.step_size, self.is_mirroring
         )
-        return labels_on_grid(probabilities, prepared.geometry, self.plan), probabilities, prepared
+        return slabs, prepared
 
     def _prepare(self, volume: Volume, view: str, laterality: str | None) -> PreparedVolume:
         is_left = laterality == "L" and self.plan.flip_left_joints
@@ -135,7 +135,7 @@ class Predictor:
             lateralities = ["R", "L"]
         logits = np.mean([self._logits(case, views, side) for side in lateralities], axis=0)
         calibration = self.models.calibration.get("fused" if self._uses_fusion(views) else views[0])
-        probabilities = calibration.calibration.apply(logits[None])[0] if calibration else expit(logits)
+        probabilities = calibration.calibration.apply(logits[None])[0] if calibration else sigmoid(logits)
         return Diagnosis(
             dict(zip(self.plan.diagnoses, map(float, probabilities), strict=True)),
             views,
@@ -160,7 +160,7 @@ class Predictor:
             [volume_logits(network, image, self.plan, view, axes) for network in networks for image in images], axis=0
         )
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _fused(self, fold: str, prepared: dict[str, list[np.ndarray]]) -> np.ndarray:
         fusion = self.models.fusion[fold]
         embedded, present = {}, torch.zeros((1, len(fusion.views)), dtype=torch.bool)

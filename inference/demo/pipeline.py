@@ -141,7 +141,7 @@ def untrained_probabilities(
 ) -> np.ndarray:
     """Mean logits over views of the same networks with random weights; (cases, labels)."""
     from odiff.data.preprocessing import prepare
-    from odiff.learning.diagnosis import volume_logits
+    from odiff.learning.diagnose import volume_logits
 
     plan = context.plan
     torch.manual_seed(seed)

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from odiff.data.preprocessing import prepare, restore_labels
+from odiff.data.preprocessing import prepare
+from odiff.data.restoring import restore_labels
 from odiff.dataset import Series
 from odiff.geometry import Volume, read_mask, read_volume
 from odiff.inference.demo.floor import coarse_features, frequent_labels, frequent_segmentation, linear_probabilities
 from odiff.learning.context import Context
 from odiff.learning.diagnosis_data import targets_of
-from odiff.learning.segment import class_probabilities, labels_on_grid
-from odiff.learning.segmentation import build_segmentation, class_values
+from odiff.learning.segment import build_segmentation, class_values, labels_on_grid, probability_slabs
 from odiff.metrics.segmentation import score_case
 
 
@@ -56,7 +56,7 @@ def floor_segmentations(context: Context, held_out: Sequence[HeldOut]) -> list[n
     for one in held_out:
         prepared = prepare(one.volume, None, plan.views[one.series.view], one.laterality == "L")
         scores = frequent_segmentation(frequency[one.series.view], prepared)
-        found.append(restore_labels(scores, values, prepared.geometry))
+        found.append(restore_labels([scores], values, prepared.geometry))
     return found
 
 
@@ -69,8 +69,8 @@ def untrained_segmentations(context: Context, held_out: Sequence[HeldOut], seed:
     for one in held_out:
         view = one.series.view
         prepared = prepare(one.volume, None, plan.views[view], one.laterality == "L")
-        scores = class_probabilities([networks[view]], prepared.image, plan, view, device, step_size=1.0)
-        found.append(labels_on_grid(scores, prepared.geometry, plan))
+        slabs = probability_slabs([networks[view]], prepared.image, plan, view, device, step_size=1.0)
+        found.append(labels_on_grid(slabs, prepared.geometry, plan))
     return found
 
 

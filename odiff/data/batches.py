@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from odiff.data.augmentation import augment
-from odiff.data.sliding_window import tiles
+from odiff.data.sliding_window import AIR, split_tiles
 from odiff.data.store import open_array
 from odiff.plan import Augmentation, ViewPlan
 
-AIR = -1.0
 IGNORE = -1
 
 
@@ -168,15 +167,3 @@ class DiagnosisBatches(Dataset):
 def whole_view(folder: Path, name: str, patch_zyx: Sequence[int]) -> list[np.ndarray]:
     """A preprocessed series as tiles (1, z, y, x) of the patch size that cover it; one, centred, where it fits."""
     return split_tiles(open_array(folder / f"{name}.b2nd")[:].astype(np.float32), patch_zyx)
-
-
-def split_tiles(image: np.ndarray, patch_zyx: Sequence[int]) -> list[np.ndarray]:
-    """(z, y, x) -> tiles (1, z, y, x) of exactly the patch size; an axis up to a quarter too long is cropped, not tiled."""
-    kept = [
-        min(size, patch) if size <= 1.25 * patch else size for size, patch in zip(image.shape, patch_zyx, strict=True)
-    ]
-    full = [max(size, patch) for size, patch in zip(kept, patch_zyx, strict=True)]
-    start = [(size - wanted) // 2 for size, wanted in zip(image.shape, full, strict=True)]
-    box = [[low, low + wanted] for low, wanted in zip(start, full, strict=True)]
-    fitted = crop_and_pad_nd(image, box, pad_value=AIR)
-    return [np.ascontiguousarray(fitted[tile])[None] for tile in tiles(tuple(full), tuple(patch_zyx), 1.0)]

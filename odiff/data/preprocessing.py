@@ -1,15 +1,13 @@
 """One series to the network's grid, and predictions back to the grid of the file."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice
 
 from odiff.data.body import Box, body_box, body_mask
 from odiff.data.resampling import resample, resample_labels, resampled_shape
-from odiff.geometry import Frame, Grid, Volume, canonical_frame, canonical_spacing, from_canonical, mirror, to_canonical
+from odiff.geometry import Frame, Grid, Volume, canonical_frame, canonical_spacing, mirror, to_canonical
 from odiff.plan import Normalisation, ViewPlan
 
 
@@ -48,11 +46,11 @@ def prepare(volume: Volume, mask: np.ndarray | None, plan: ViewPlan, is_left: bo
     image = mirror(image, view) if is_left else image
     body = body_mask(image)
     crop = body_box(body)
-    box = bounding_box_to_slice(crop)
+    box = slices_of(crop)
     normalised = normalise(image[box], body[box], plan.normalisation)
     shape_zyx = resampled_shape(normalised.shape, canonical_spacing(volume.grid, frame), plan.spacing_zyx_mm)
     geometry = SeriesGeometry(volume.grid, frame, view, crop, shape_zyx, is_left)
-    resampled = resample(torch.from_numpy(np.ascontiguousarray(normalised))[None], shape_zyx)[0].numpy()
+    resampled = resample(torch.from_numpy(normalised)[None], shape_zyx)[0].numpy()
     return PreparedVolume(resampled, None if mask is None else prepare_mask(mask, geometry), geometry)
 
 
@@ -60,62 +58,37 @@ def prepare_mask(mask: np.ndarray, geometry: SeriesGeometry) -> np.ndarray:
     """Label values on the file's grid (z, y, x) to the network's grid, int16."""
     canonical = to_canonical(mask, geometry.frame)
     canonical = mirror(canonical, geometry.view) if geometry.is_mirrored else canonical
-    return resample_labels(np.ascontiguousarray(canonical[bounding_box_to_slice(geometry.crop)]), geometry.shape_zyx)
+    return resample_labels(np.ascontiguousarray(canonical[slices_of(geometry.crop)]), geometry.shape_zyx)
+
+
+def slices_of(box: Box) -> tuple[slice, slice, slice]:
+    """The slices of a half-open box."""
+    depth, rows, columns = (slice(low, high) for low, high in box)
+    return depth, rows, columns
 
 
 def normalise(image: np.ndarray, body: np.ndarray, plan: Normalisation) -> np.ndarray:
     """Intensities (z, y, x) to about -1..1 by the statistics of the body; the scheme is a plan field."""
-    return NORMALISE[plan.scheme](image, image[body], plan).astype(np.float32)
+    centre, half_range = NORMALISE[plan.scheme](image[body].astype(np.float32, copy=False), plan)
+    result = np.subtract(image, np.float32(centre), order="C", dtype=np.float32)
+    np.divide(result, np.float32(half_range), out=result)
+    return np.clip(result, -plan.clip, plan.clip, out=result)
 
 
-def _percentile(image: np.ndarray, inside: np.ndarray, plan: Normalisation) -> np.ndarray:
-    low, high = np.percentile(inside, (plan.lower_percentile, plan.upper_percentile))
-    scaled = (image - low) / max(float(high - low), 1e-6) * 2 - 1
-    return np.clip(scaled, -plan.clip, plan.clip)
+def _percentile(inside: np.ndarray, plan: Normalisation) -> tuple[float, float]:
+    """The intensities that become 0, and their distance from the one that becomes 1; reorders `inside`."""
+    low, high = _range(inside, plan)
+    return (low + high) / 2, max(high - low, 1e-6) / 2
 
 
-def _zscore(image: np.ndarray, inside: np.ndarray, plan: Normalisation) -> np.ndarray:
-    low, high = np.percentile(inside, (plan.lower_percentile, plan.upper_percentile))
-    kept = np.clip(inside, low, high)
-    return np.clip((image - kept.mean()) / max(float(kept.std()), 1e-6) / 2, -plan.clip, plan.clip)
+def _zscore(inside: np.ndarray, plan: Normalisation) -> tuple[float, float]:
+    kept = np.clip(inside, *_range(inside, plan))
+    return float(kept.mean()), max(float(kept.std()), 1e-6) * 2
+
+
+def _range(inside: np.ndarray, plan: Normalisation) -> tuple[float, float]:
+    low, high = np.percentile(inside, (plan.lower_percentile, plan.upper_percentile), overwrite_input=True)
+    return float(low), float(high)
 
 
 NORMALISE = {"percentile": _percentile, "zscore": _zscore}
-
-
-def restore_labels(probabilities: torch.Tensor, values: Iterable[int], geometry: SeriesGeometry) -> np.ndarray:
-    """The label of the largest probability on the file's own grid.
-
-    Parameters
-    ----------
-    probabilities : (classes, z, y, x) on the network's grid; any scores that compare between classes will do.
-    values : the label value of each class; the first is the background, which fills what was cropped away.
-
-    Returns
-    -------
-    (z, y, x) of the file, int32. One class at a time is brought up, so that memory stays at two volumes.
-    """
-    shape = tuple(high - low for low, high in geometry.crop)
-    best = np.full(shape, -np.inf, np.float32)
-    labels = np.zeros(shape, np.int32)
-    values = tuple(values)
-    for score, value in zip(probabilities, values, strict=True):
-        full = resample(score[None].float(), shape)[0].numpy()
-        is_larger = full > best
-        best[is_larger] = full[is_larger]
-        labels[is_larger] = value
-    return _uncrop(labels, geometry, values[0])
-
-
-def restore_map(score: torch.Tensor, geometry: SeriesGeometry, outside: float) -> np.ndarray:
-    """One map (z, y, x) on the network's grid to the file's grid, float32; `outside` fills what was cropped away."""
-    shape = tuple(high - low for low, high in geometry.crop)
-    return _uncrop(resample(score[None].float(), shape)[0].numpy(), geometry, outside)
-
-
-def _uncrop(array: np.ndarray, geometry: SeriesGeometry, outside: float) -> np.ndarray:
-    shape = tuple(geometry.grid.shape_zyx[axis] for axis in geometry.frame.axes)
-    full = np.full(shape, outside, array.dtype)
-    full[bounding_box_to_slice(geometry.crop)] = array
-    full = mirror(full, geometry.view) if geometry.is_mirrored else full
-    return np.ascontiguousarray(from_canonical(full, geometry.frame))

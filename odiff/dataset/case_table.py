@@ -6,8 +6,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from odiff.dataset.description import DatasetDescription
 from odiff.errors import DatasetError
 
@@ -66,6 +64,8 @@ def scan_case_table(
     path: Path, description: DatasetDescription, *, require_labels: bool = True
 ) -> tuple[dict[str, CaseRow], list[TableFault]]:
     """Rows that can be used, and every fault found on the way."""
+    import pandas as pd  # slow to import, and prediction may have no table
+
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:

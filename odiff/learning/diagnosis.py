@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from odiff.data.batches import BatchSource, DiagnosisBatches, DiagnosisItem, split_tiles, whole_view
+from odiff.data.batches import BatchSource, DiagnosisBatches, DiagnosisItem, whole_view
 from odiff.data.index import PreparedCase
 from odiff.learning.context import Context
+from odiff.learning.diagnose import embed_volume, load_diagnosis, stored_choice
 from odiff.learning.diagnosis_data import items_of, targets_of
 from odiff.learning.diagnosis_scores import masked_bce, write_scores
+from odiff.learning.features import noised
 from odiff.learning.pretrained import load_backbone
-from odiff.learning.probes import ProbeResult, choose_features, default_blocks, noised
+from odiff.learning.probes import ProbeResult, choose_features, default_blocks
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.screening import point_head
 from odiff.learning.segmentation import fine_tuning_rates, parameter_groups
@@ -23,9 +25,7 @@ from odiff.metrics.classification import macro_score
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
 from odiff.network.unet import UNet
 from odiff.plan import Plan
-from odiff.training.checkpoint import load_weights, read_checkpoint
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
-from odiff.training.precision import autocast, place
 from odiff.training.run_folder import RunFolder
 
 DiagnosisBatch = tuple[Tensor, Tensor, Tensor]
@@ -110,11 +110,6 @@ def _stored_probes(run: RunFolder) -> ProbeResult | None:
     return ProbeResult(stored_choice(stored), stored["probes"])
 
 
-def stored_choice(config: dict[str, Any]) -> FeatureChoice:
-    """The feature choice in a config or checkpoint description."""
-    return FeatureChoice(config["features"]["time_step"], tuple(config["features"]["blocks"]))
-
-
 def _probe(
     context: Context,
     view: str,
@@ -140,38 +135,6 @@ def prior_logits(items: Sequence[DiagnosisItem]) -> Tensor:
     known = ~torch.isnan(targets)
     share = (torch.nan_to_num(targets).sum(dim=0) + 1) / (known.sum(dim=0) + 2)
     return torch.logit(share.clamp(0.02, 0.98))
-
-
-def load_diagnosis(path: Path, plan: Plan, view: str, device: torch.device) -> DiagnosisNetwork:
-    """A trained diagnosis network, ready to predict."""
-    checkpoint = read_checkpoint(path)
-    choice = stored_choice(checkpoint.meta)
-    network = DiagnosisNetwork(plan.views[view].network, plan.views[view].patch_zyx, len(plan.diagnoses), choice, 0.0)
-    load_weights(network, checkpoint.part("weights."), str(path))
-    return place(network, device).eval()
-
-
-@torch.no_grad()
-def embed_volume(network: DiagnosisNetwork, tiles: Sequence[np.ndarray], plan: Plan, view: str) -> Tensor:
-    """One series as tiles (1, z, y, x) -> (labels, width), under the fixed noise."""
-    device = next(network.parameters()).device
-    batch = torch.from_numpy(np.stack(tiles)).to(device)
-    x_t = noised(batch, network.choice.time_step, plan.views[view].diffusion)
-    with autocast(device):
-        return network.embed(x_t, torch.zeros(len(batch), dtype=torch.long, device=device), 1)[0].float()
-
-
-def volume_logits(
-    network: DiagnosisNetwork, image: np.ndarray, plan: Plan, view: str, axes: Sequence[int] = ()
-) -> np.ndarray:
-    """Logits (labels,) of one preprocessed volume (z, y, x), averaged over mirrorings of each of `axes`."""
-    logits = []
-    for mirrored in (image, *(np.flip(image, axis) for axis in axes)):
-        embedded = embed_volume(
-            network, split_tiles(np.ascontiguousarray(mirrored), plan.views[view].patch_zyx), plan, view
-        )
-        logits.append(network.head.classify(embedded[None])[0].detach().float().cpu().numpy())
-    return np.mean(logits, axis=0)
 
 
 def case_logits(network: DiagnosisNetwork, prepared: Path, series: Sequence[str], plan: Plan, view: str) -> np.ndarray:

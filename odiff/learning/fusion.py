@@ -14,12 +14,11 @@ from odiff.data.batches import whole_view
 from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
 from odiff.learning.context import FUSED, Context
-from odiff.learning.diagnosis import embed_volume, load_diagnosis
+from odiff.learning.diagnose import embed_volume, load_diagnosis, load_fusion
 from odiff.learning.diagnosis_scores import masked_bce, truth_of, write_scores
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import ConcatFusion
-from odiff.training.checkpoint import load_weights, read_checkpoint
 from odiff.training.loop import LoopSettings, start_state, train
 from odiff.training.optimiser import cosine_rate
 from odiff.training.run_folder import RunFolder
@@ -130,24 +129,6 @@ def train_fusion(
 
     train(state, loop, run, FusionBatches(cases, targets, settings.seed), loss, rates, meta, title=f"fused fold {fold}")
     return run
-
-
-def load_fusion(path: Path, labels: int, networks: Mapping[str, DiagnosisNetwork]) -> ConcatFusion:
-    """A trained fusion layer over the views it was trained with.
-
-    Raises
-    ------
-    CheckpointError
-        A view it needs has no model.
-    """
-    checkpoint = read_checkpoint(path)
-    missing = [view for view in checkpoint.meta["fused_views"] if view not in networks]
-    if missing:
-        raise CheckpointError(f"{path}: was trained with the view {missing[0]}, whose diagnosis model is missing")
-    widths = {view: networks[view].head.weight.shape[1] for view in checkpoint.meta["fused_views"]}
-    network = ConcatFusion(widths, labels)
-    load_weights(network, checkpoint.part("weights."), str(path))
-    return network.eval()
 
 
 def validate_fusion(

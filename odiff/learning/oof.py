@@ -1,32 +1,20 @@
 """Out-of-fold predictions of all folds together: their scores, and the calibration fitted to them."""
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 
-from odiff.errors import CheckpointError
+from odiff.learning.calibration import CALIBRATION, StoredCalibration
 from odiff.learning.context import Context
 from odiff.learning.diagnosis_scores import read_logits, truth_of
-from odiff.learning.pretrained import ResultsFolder
-from odiff.metrics.calibration import Calibration, cross_fitted, fit_calibration
+from odiff.metrics.calibration import cross_fitted, fit_calibration
 from odiff.metrics.classification import score_labels
-from odiff.plan import from_plain, to_plain
-from odiff.storage import read_json, write_json
+from odiff.plan import to_plain
+from odiff.storage import write_json
 
 log = logging.getLogger(__name__)
-CALIBRATION, OUT_OF_FOLD = "calibration.json", "out_of_fold.json"
+OUT_OF_FOLD = "out_of_fold.json"
 MIN_CASES = 10
-
-
-@dataclass(frozen=True)
-class StoredCalibration:
-    """A calibration, the folds it was fitted on, and how many cases."""
-
-    labels: tuple[str, ...]
-    folds: tuple[str, ...]
-    cases: int
-    calibration: Calibration
 
 
 def collect_out_of_fold(context: Context, view: str) -> None:
@@ -57,12 +45,3 @@ def collect_out_of_fold(context: Context, view: str) -> None:
     write_json(folder / OUT_OF_FOLD, {"cases": len(cases), "folds": folds, "labels": scores})
     macro = scores["macro"]["auroc"]
     log.info("%s diagnosis, %d out-of-fold cases: macro AUROC %s", view, len(cases), macro and f"{macro:.3f}")
-
-
-def read_calibration(results: ResultsFolder, view: str) -> StoredCalibration | None:
-    """The calibration of a view (or ``fused``); None where there is none."""
-    path = results.path / view / "diagnosis" / CALIBRATION
-    if not path.exists():
-        return None
-    content = read_json(path, CheckpointError, "train again, or delete it")
-    return from_plain(StoredCalibration, content, str(path), CheckpointError)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from odiff.data.batches import DiagnosisItem, whole_view
-from odiff.diffusion import ALPHA_BAR, add_noise
+from odiff.learning.features import noised
 from odiff.metrics.classification import macro_score
 from odiff.network.diagnosis import FeatureChoice
 from odiff.network.unet import UNet, block_shapes
@@ -30,7 +30,6 @@ COMPONENTS = 48
 MARGIN = 0.03
 TOKENS = 12_000
 CELLS_ZYX = (2, 3, 3)
-NOISE_SEED = 20
 
 
 @dataclass(frozen=True)
@@ -39,19 +38,6 @@ class ProbeResult:
 
     choice: FeatureChoice
     scores: dict[str, float]
-
-
-def feature_noise(shape: torch.Size, device: torch.device) -> Tensor:
-    """The noise that features are read under; always the same, so that a prediction is reproducible."""
-    one = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(NOISE_SEED))
-    return one.expand(shape).to(device)
-
-
-def noised(tiles: Tensor, time_step: int, diffusion: DiffusionPlan, noise: Tensor | None = None) -> Tensor:
-    """Tiles (n, 1, z, y, x) at a time step, under the fixed noise by default."""
-    alpha_bar = ALPHA_BAR[diffusion.schedule](diffusion.time_steps)[time_step].to(tiles)
-    noise = feature_noise(tiles.shape, tiles.device) if noise is None else noise
-    return add_noise(tiles, noise, alpha_bar.expand(len(tiles)))
 
 
 @torch.no_grad()

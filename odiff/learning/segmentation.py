@@ -11,8 +11,8 @@ from odiff.data.batches import BatchSource, SegmentationBatches
 from odiff.errors import DatasetError
 from odiff.learning.pretrained import load_backbone
 from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.segment import build_segmentation, class_values
 from odiff.learning.segmentation_loss import hard_dice_parts, segmentation_loss
-from odiff.network.unet import SegmentationNetwork
 from odiff.plan import Augmentation, DiagnosisRecipe, Plan, SegmentationRecipe
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.optimiser import Rates, cosine_rate
@@ -29,16 +29,6 @@ class TaskData:
     prepared: Path
     train: tuple[str, ...]
     watch: tuple[str, ...]
-
-
-def class_values(plan: Plan) -> tuple[int, ...]:
-    """The label value of each output of the network, the background first."""
-    return (plan.labels["background"], *sorted(value for name, value in plan.labels.items() if name != "background"))
-
-
-def build_segmentation(plan: Plan, view: str) -> SegmentationNetwork:
-    """The network of a view, with random weights."""
-    return SegmentationNetwork(plan.views[view].network, len(class_values(plan)))
 
 
 def train_segmentation(

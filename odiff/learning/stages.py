@@ -13,8 +13,9 @@ from odiff.learning.oof import collect_out_of_fold
 from odiff.learning.pretrain import pretrain
 from odiff.learning.pretrained import find_pretrained
 from odiff.learning.run import RunSettings
-from odiff.learning.segment import load_segmentation, validate_segmentation
+from odiff.learning.segment import load_segmentation
 from odiff.learning.segmentation import TaskData, train_segmentation
+from odiff.learning.segmentation_scores import validate_segmentation
 from odiff.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)

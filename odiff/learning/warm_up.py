@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from odiff.data.batches import DiagnosisItem, whole_view
 from odiff.learning.diagnosis_scores import masked_bce
-from odiff.learning.probes import noised
+from odiff.learning.features import noised
 from odiff.network.diagnosis import DiagnosisNetwork, mean_by_owner
 from odiff.network.heads import pooled_grid
 from odiff.plan import DiagnosisRecipe, ViewPlan

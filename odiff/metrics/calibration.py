@@ -1,11 +1,9 @@
 """Probabilities that mean what they say: Platt scaling where a label has cases enough, else one temperature."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 
 ENOUGH = 20
 
@@ -19,7 +17,12 @@ class Calibration:
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """(cases, labels) logits to probabilities."""
-        return expit(logits * np.asarray(self.slopes) + np.asarray(self.intercepts))
+        return sigmoid(logits * np.asarray(self.slopes) + np.asarray(self.intercepts))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logits)), without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * logits))
 
 
 def identity(labels: int) -> Calibration:
@@ -54,6 +57,12 @@ def _is_rich(truth: np.ndarray) -> bool:
     return int((truth == 1).sum()) >= ENOUGH and int((truth == 0).sum()) >= ENOUGH
 
 
+def _minimised(loss: Callable[[np.ndarray], float], bounds: list[tuple[float, float]]) -> np.ndarray:
+    from scipy.optimize import minimize  # slow to import, and prediction never fits
+
+    return minimize(loss, np.zeros(len(bounds)), method="L-BFGS-B", bounds=bounds).x
+
+
 def _platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     positive, negative = truth.sum(), (1 - truth).sum()
     smoothed = np.where(truth == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))
@@ -61,17 +70,15 @@ def _platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     def loss(x: np.ndarray) -> float:
         return _cross_entropy(np.exp(x[0]) * logits + x[1], smoothed)
 
-    log_slope, intercept = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=[(-4, 2), (-8, 8)]).x
+    log_slope, intercept = _minimised(loss, [(-4, 2), (-8, 8)])
     return float(np.exp(log_slope)), float(intercept)
 
 
 def _temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     if len(np.unique(truth)) < 2:
         return 1.0
-    found = minimize(
-        lambda x: _cross_entropy(np.exp(x[0]) * logits, truth), np.zeros(1), method="L-BFGS-B", bounds=[(-3, 1)]
-    )
-    return float(np.exp(found.x[0]))
+    found = _minimised(lambda x: _cross_entropy(np.exp(x[0]) * logits, truth), [(-3, 1)])
+    return float(np.exp(found[0]))
 
 
 def _cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:
@@ -86,7 +93,7 @@ def cross_fitted(
     order = np.random.default_rng(seed).permutation(len(names))
     part_of = {names[i]: rank % min(parts, len(names)) for rank, i in enumerate(order)}
     part = np.array([part_of[group] for group in groups])
-    probability = expit(logits)
+    probability = sigmoid(logits)
     for number in sorted(set(part)):
         inside = part == number
         if inside.all():

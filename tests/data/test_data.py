@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odiff.data.augmentation import augment, swap_labels
-from odiff.data.batches import class_indices, split_tiles
-from odiff.data.preprocessing import prepare, restore_labels
+from odiff.data.batches import class_indices
+from odiff.data.preprocessing import prepare
 from odiff.data.resampling import resample, resample_labels
-from odiff.data.sliding_window import sliding_window, tiles
+from odiff.data.restoring import restore_labels
+from odiff.data.sliding_window import sliding_window, split_tiles, tiles
 from odiff.experiment_planning.presets import read_preset
 from odiff.geometry import Grid, Volume
 from odiff.learning.segmentation import no_augmentation
@@ -95,7 +96,7 @@ def test_a_mask_goes_to_the_network_and_back_on_its_own_grid(view, is_left):
     mask = rng.choice([0, 4, 9], grid.shape_zyx)
     prepared = prepare(Volume(image, grid), mask, view_plan((1.0, 1.0, 1.0), view), is_left)
     scores = torch.from_numpy(np.stack([prepared.mask == value for value in (0, 4, 9)]).astype(np.float32))
-    assert np.array_equal(restore_labels(scores, (0, 4, 9), prepared.geometry), mask)
+    assert np.array_equal(restore_labels([scores], (0, 4, 9), prepared.geometry), mask)
 
 
 def test_intensities_become_minus_one_to_one_whatever_the_scanner_says():

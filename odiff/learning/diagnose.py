@@ -1,0 +1,78 @@
+"""Diagnosing with trained networks: loading them, and one preprocessed volume to embeddings and logits."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odiff.data.sliding_window import split_tiles
+from odiff.errors import CheckpointError
+from odiff.learning.features import noised
+from odiff.learning.loading import trained_network
+from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice
+from odiff.network.fusion import ConcatFusion
+from odiff.plan import Plan
+from odiff.training.checkpoint import load_weights, read_checkpoint
+from odiff.training.precision import autocast
+
+
+def stored_choice(config: dict[str, Any]) -> FeatureChoice:
+    """The feature choice in a config or checkpoint description."""
+    return FeatureChoice(config["features"]["time_step"], tuple(config["features"]["blocks"]))
+
+
+def load_diagnosis(path: Path, plan: Plan, view: str, device: torch.device) -> DiagnosisNetwork:
+    """A trained diagnosis network, ready to predict."""
+    checkpoint = read_checkpoint(path)
+    choice = stored_choice(checkpoint.meta)
+    view_plan = plan.views[view]
+    return trained_network(
+        lambda: DiagnosisNetwork(view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), choice, 0.0),
+        checkpoint,
+        device,
+    )
+
+
+@torch.no_grad()
+def embed_volume(network: DiagnosisNetwork, tiles: Sequence[np.ndarray], plan: Plan, view: str) -> Tensor:
+    """One series as tiles (1, z, y, x) -> (labels, width), under the fixed noise."""
+    device = next(network.parameters()).device
+    batch = torch.from_numpy(np.stack(tiles)).to(device)
+    x_t = noised(batch, network.choice.time_step, plan.views[view].diffusion)
+    with autocast(device):
+        return network.embed(x_t, torch.zeros(len(batch), dtype=torch.long, device=device), 1)[0].float()
+
+
+@torch.inference_mode()
+def volume_logits(
+    network: DiagnosisNetwork, image: np.ndarray, plan: Plan, view: str, axes: Sequence[int] = ()
+) -> np.ndarray:
+    """Logits (labels,) of one preprocessed volume (z, y, x), averaged over mirrorings of each of `axes`."""
+    logits = []
+    for mirrored in (image, *(np.flip(image, axis) for axis in axes)):
+        embedded = embed_volume(
+            network, split_tiles(np.ascontiguousarray(mirrored), plan.views[view].patch_zyx), plan, view
+        )
+        logits.append(network.head.classify(embedded[None])[0].detach().float().cpu().numpy())
+    return np.mean(logits, axis=0)
+
+
+def load_fusion(path: Path, labels: int, networks: Mapping[str, DiagnosisNetwork]) -> ConcatFusion:
+    """A trained fusion layer over the views it was trained with.
+
+    Raises
+    ------
+    CheckpointError
+        A view it needs has no model.
+    """
+    checkpoint = read_checkpoint(path)
+    missing = [view for view in checkpoint.meta["fused_views"] if view not in networks]
+    if missing:
+        raise CheckpointError(f"{path}: was trained with the view {missing[0]}, whose diagnosis model is missing")
+    widths = {view: networks[view].head.weight.shape[1] for view in checkpoint.meta["fused_views"]}
+    network = ConcatFusion(widths, labels)
+    load_weights(network, checkpoint.part("weights."), str(path))
+    return network.eval()

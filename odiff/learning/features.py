@@ -1,0 +1,22 @@
+"""What the networks see when they are read for features: volumes under a little fixed noise."""
+
+import torch
+from torch import Tensor
+
+from odiff.diffusion import ALPHA_BAR, add_noise
+from odiff.plan import DiffusionPlan
+
+NOISE_SEED = 20
+
+
+def feature_noise(shape: torch.Size, device: torch.device) -> Tensor:
+    """The noise that features are read under; always the same, so that a prediction is reproducible."""
+    one = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(NOISE_SEED))
+    return one.expand(shape).to(device)
+
+
+def noised(tiles: Tensor, time_step: int, diffusion: DiffusionPlan, noise: Tensor | None = None) -> Tensor:
+    """Tiles (n, 1, z, y, x) at a time step, under the fixed noise by default."""
+    alpha_bar = ALPHA_BAR[diffusion.schedule](diffusion.time_steps)[time_step].to(tiles)
+    noise = feature_noise(tiles.shape, tiles.device) if noise is None else noise
+    return add_noise(tiles, noise, alpha_bar.expand(len(tiles)))

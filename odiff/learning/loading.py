@@ -1,0 +1,34 @@
+"""Trained networks, filled with their weights without drawing random ones first."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from odiff.training.checkpoint import Checkpoint, load_weights
+from odiff.training.precision import precision_of
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def trained_network(build: Callable[[], Network], checkpoint: Checkpoint, device: torch.device) -> Network:
+    """What `build` gives with the checkpoint's weights, on its device and in the layout that is fast there, ready to predict.
+
+    `checkpoint` holds no tensors afterwards: each is held once.
+
+    Raises
+    ------
+    CheckpointError
+        A tensor is missing, left over, or has another shape.
+    """
+    with torch.device("meta"):
+        network = build()
+    weights = checkpoint.part("weights.")
+    load_weights(network, weights, str(checkpoint.path))  # compares names and shapes; a meta tensor takes no values
+    checkpoint.tensors.clear()
+    for name in weights:  # copies, so that no tensor keeps the file mapped into memory
+        layout = precision_of(device).memory_format if weights[name].ndim == 5 else torch.contiguous_format
+        weights[name] = weights[name].to(device).clone(memory_format=layout)
+    network.load_state_dict(weights, assign=True)
+    return network.eval()

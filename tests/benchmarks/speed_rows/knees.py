@@ -1,0 +1,115 @@
+"""Phantom knees as a clinical scanner stores them, and models of odiff's default plan for them with random weights."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from odiff.api import PlanningOptions
+from odiff.api import plan as make
+from odiff.geometry import VIEWS, write_volume
+from odiff.learning.pretrained import ResultsFolder
+from odiff.learning.probes import default_blocks
+from odiff.learning.run import RunSettings, describe_run
+from odiff.learning.segment import build_segmentation
+from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice
+from odiff.network.fusion import ConcatFusion
+from odiff.phantom.acquisition import SCANNERS, Size
+from odiff.phantom.study import JOINTS, PhantomSeries, acquire_view, draw_warp
+from odiff.phantom.writer import dataset_json
+from odiff.plan import Plan, read_plan
+from odiff.storage import write_json, write_text
+from odiff.training.checkpoint import save_checkpoint
+from odiff.training.run_folder import RunFolder
+
+DATASET = "Dataset001_Knee"
+SHAPE_ZYX = (24, 320, 320)
+SIZE = Size(SHAPE_ZYX[0] + 1, SHAPE_ZYX[1], 3.5, 0.5)
+CASES = 3
+
+
+def make_series(number: int, view: str) -> PhantomSeries:
+    """A series of 24x320x320 voxels of about 3.5x0.5x0.5 mm of patient `number`, a right knee."""
+    rng = np.random.default_rng([number, VIEWS.index(view)])
+    joint = JOINTS["knee"]
+    anatomy = joint.build(np.random.default_rng(number), diagnoses_of(number), {})
+    warp = draw_warp(np.random.default_rng(number), 1.5)
+    whole = acquire_view(anatomy, joint.labels, view, "R", SIZE, SCANNERS[0], warp, rng)
+    kept = slice(0, SHAPE_ZYX[0])
+    grid = replace(whole.image.grid, shape_zyx=SHAPE_ZYX)
+    return PhantomSeries(
+        replace(whole.image, array=whole.image.array[kept], grid=grid), whole.mask[kept], whole.lesion[kept]
+    )
+
+
+def diagnoses_of(number: int) -> dict[str, int]:
+    """Each label is on in every other patient."""
+    return {name: (number + place) % 2 for place, name in enumerate(JOINTS["knee"].diagnoses)}
+
+
+def write_series(folder: Path, case: str, view: str, series: PhantomSeries, part: str) -> Path:
+    """Image and mask in a dataset folder's manner; the path of the image."""
+    file = f"{case}_{view}.nii.gz"
+    write_volume(folder / f"images{part}" / file, series.image.array.round().astype("int16"), series.image.grid)
+    write_volume(folder / f"labels{part}" / file, series.mask.astype("uint8"), series.image.grid)
+    return folder / f"images{part}" / file
+
+
+def write_knees(raw: Path) -> Path:
+    """The dataset: three knees to plan on, a fourth, ``new``, to predict, three views each; what is there is kept."""
+    folder = raw / DATASET
+    if (folder / "dataset.json").exists():
+        return folder
+    rows = ["case,patient,laterality," + ",".join(diagnoses_of(0))]
+    for number in range(CASES + 1):
+        case, part = (f"knee_{number}", "Tr") if number < CASES else ("new", "Ts")
+        for view in VIEWS:
+            write_series(folder, case, view, make_series(number, view), part)
+        rows.append(f"{case},P{number},R," + ",".join(map(str, diagnoses_of(number).values())))
+    write_text(folder / "cases.csv", "\n".join(rows) + "\n")
+    write_json(folder / "dataset.json", dataset_json("knee") | {"tabular": {}, "groups": []})
+    return folder
+
+
+def planned(work: Path) -> Plan:
+    """odiff's default plan of the dataset in ``work / "raw"``, which is made where it is missing."""
+    path = work / "preprocessed" / DATASET / "plans.json"
+    if not path.exists():
+        write_knees(work / "raw")
+        make(work / "raw", work / "preprocessed", "1", PlanningOptions(processes=1))
+    return read_plan(path)
+
+
+def random_segmentation(work: Path, view: str) -> Path:
+    """A model folder with one fold of segmentation of `view` under odiff's default plan, its weights random."""
+    plan, results = planned(work), ResultsFolder(work / "results_segmentation" / DATASET / "default")
+    torch.manual_seed(0)
+    _save(results.task(view, "segmentation", "0"), plan, view, "segmentation", build_segmentation(plan, view), {})
+    return results.path
+
+
+def random_diagnosis(work: Path) -> Path:
+    """A model folder with one fold of diagnosis of all views and their fusion under odiff's default plan, random weights."""
+    plan, results = planned(work), ResultsFolder(work / "results_diagnosis" / DATASET / "default")
+    torch.manual_seed(0)
+    networks = {}
+    for view, view_plan in plan.views.items():
+        choice = FeatureChoice(view_plan.diffusion.probe_time_steps[0], default_blocks(view_plan))
+        network = DiagnosisNetwork(view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), choice, 0.0)
+        features = {"features": {"time_step": choice.time_step, "blocks": list(choice.blocks)}}
+        _save(results.task(view, "diagnosis", "0"), plan, view, "diagnosis", network, features)
+        networks[view] = network
+    fusion = ConcatFusion({view: one.head.weight.shape[1] for view, one in networks.items()}, len(plan.diagnoses))
+    fusion.start_from(networks)
+    _save(results.task("fused", "diagnosis", "0"), plan, "fused", "diagnosis", fusion, {"fused_views": list(networks)})
+    return results.path
+
+
+def _save(run: RunFolder, plan: Plan, view: str, task: str, network: nn.Module, more: dict[str, Any]) -> None:
+    meta = describe_run(plan, view, task, "0", RunSettings(0, torch.device("cpu"), 0)) | more
+    run.write_config(meta)
+    tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
+    save_checkpoint(run.checkpoint("final"), tensors, meta)
