@@ -1,16 +1,13 @@
 """odiff_plan_and_preprocess: verify, fingerprint, plan, preprocess."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from odiff.cli.runner import Roots, add_roots, parser, roots_of, run
-from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
+from odiff.experiment_planning.parallel import warm_up
 from odiff.geometry import VIEWS
-
-log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +43,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _body(arguments: argparse.Namespace, roots: Roots) -> int:
+    if arguments.processes > 1:
+        warm_up()
+    from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
+
     options = PlanningOptions(
         preset=arguments.preset, memory_gb=arguments.memory_gb, views=tuple(arguments.views or ()),
         processes=arguments.processes, overrides=tuple(arguments.set), like=arguments.like, device=arguments.device,

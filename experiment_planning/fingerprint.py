@@ -1,16 +1,18 @@
 """The fingerprint: what the planner needs to know of a dataset, measured once per series."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from odiff.data.body import body_box, body_mask
+from odiff.data.labels import label_counts
+from odiff.data.percentiles import percentiles
 from odiff.dataset import Case, Dataset, Series
 from odiff.errors import DatasetError, OdiffError
 from odiff.experiment_planning.parallel import run_parallel
-from odiff.geometry import canonical_frame, canonical_spacing, read_mask, read_volume, to_canonical
+from odiff.geometry import Volume, canonical_frame, canonical_spacing, read_mask, read_volume, to_canonical
 from odiff.plan import from_plain, to_plain
 from odiff.storage import read_json, write_json
 
@@ -74,64 +76,81 @@ def file_stamp(series: Series) -> str:
 
 
 def fingerprint_series(series: Series, labels: dict[str, int]) -> SeriesFingerprint:
-    """Measure one series; the intensities are percentiles inside the body.
+    """Read and measure one series.
 
     Raises
     ------
     ImageError
         A file cannot be read.
     """
-    volume = read_volume(series.image)
+    stamp, volume = file_stamp(series), read_volume(series.image)
+    counts = {} if series.mask is None else label_counts(read_mask(series.mask).array)
+    return measure(series, stamp, volume, counts, labels)
+
+
+def measure(
+    series: Series, stamp: str, volume: Volume, counts: dict[int, int], labels: dict[str, int]
+) -> SeriesFingerprint:
+    """The fingerprint of a series already read; its intensities are percentiles inside the body.
+
+    Parameters
+    ----------
+    counts : voxels of each value of its mask, which lies on the grid of the volume.
+    """
     frame = canonical_frame(volume.grid, series.view)
     image = to_canonical(volume.array, frame)
     body = body_mask(image)
-    box = body_box(body)
-    depth, rows, columns = (high - low for low, high in box)
-    values = np.percentile(image[body], PERCENTILES)
-    volumes = {} if series.mask is None else _label_volumes(series.mask, labels)
+    depth, rows, columns = (high - low for low, high in body_box(body))
+    voxel_ml = float(np.prod(volume.grid.spacing_zyx_mm)) / 1000
+    is_masked = series.mask is not None
+    volumes = {n: round(counts.get(v, 0) * voxel_ml, 4) for n, v in labels.items() if v} if is_masked else {}
     return SeriesFingerprint(
-        series.name, series.view, file_stamp(series), canonical_spacing(volume.grid, frame), (depth, rows, columns),
-        tuple(float(value) for value in values), volumes, series.mask is not None,
+        series.name, series.view, stamp, canonical_spacing(volume.grid, frame), (depth, rows, columns),
+        tuple(percentiles(image[body], PERCENTILES)), volumes, is_masked,
     )  # fmt: skip
 
 
-def _label_volumes(path: Path, labels: dict[str, int]) -> dict[str, float]:
-    mask = read_mask(path)
-    voxel_ml = float(np.prod(mask.grid.spacing_zyx_mm)) / 1000
-    values, counts = np.unique(mask.array, return_counts=True)
-    found = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    return {name: round(found.get(value, 0) * voxel_ml, 4) for name, value in labels.items() if value}
-
-
 def fingerprint_dataset(
-    dataset: Dataset, folder: Path, views: Sequence[str], processes: int = 2
-) -> tuple[Fingerprint, int]:
+    dataset: Dataset, folder: Path, views: Sequence[str], processes: int = 2,
+    measured: Mapping[str, SeriesFingerprint] | None = None,
+) -> tuple[Fingerprint, int]:  # fmt: skip
     """Measure every series of `views`, reusing what ``dataset_fingerprint.json`` in `folder` still knows.
+
+    Parameters
+    ----------
+    measured : fingerprints taken just now, while verifying.
 
     Returns
     -------
     The fingerprint, also written to `folder`, and how many series were measured anew.
     """
     path = folder / FINGERPRINT
-    known = _known_series(path)
+    known = known_series(folder) | dict(measured or {})
     wanted = [series for case in dataset.cases for series in case.series if series.view in views]
-    fresh = [s for s in wanted if s.name not in known or known[s.name].stamp != file_stamp(s)]
-    jobs = [(series, dataset.description.labels) for series in fresh]
+    missing = [series for series in wanted if is_stale(series, known)]
+    jobs = [(series, dataset.description.labels) for series in missing]
     for _, result in run_parallel(fingerprint_series, jobs, processes, "fingerprint"):
         known[result.name] = result
+    fresh = len(missing) + sum(series.name in (measured or {}) for series in wanted)
     found = {series.name: known[series.name] for series in wanted}
     fingerprint = summarise(dataset, found)
     write_json(path, to_plain(fingerprint))
-    return fingerprint, len(fresh)
+    return fingerprint, fresh
 
 
-def _known_series(path: Path) -> dict[str, SeriesFingerprint]:
-    if not path.exists():
+def known_series(folder: Path) -> dict[str, SeriesFingerprint]:
+    """What an earlier run measured, by name of the series; nothing where its file is missing or of another version."""
+    if not (folder / FINGERPRINT).exists():
         return {}
     try:
-        return dict(read_fingerprint(path).series)
+        return dict(read_fingerprint(folder / FINGERPRINT).series)
     except OdiffError:
         return {}
+
+
+def is_stale(series: Series, known: Mapping[str, SeriesFingerprint]) -> bool:
+    """Whether a series was never measured, or its files have changed since."""
+    return series.name not in known or known[series.name].stamp != file_stamp(series)
 
 
 def read_fingerprint(path: Path) -> Fingerprint:

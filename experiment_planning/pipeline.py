@@ -1,18 +1,18 @@
 """The first stage as one function: a raw dataset folder in, a plan and preprocessed volumes out."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from odiff.dataset import Dataset, find_dataset, load_dataset
+from odiff.dataset import Dataset, Series, find_dataset, load_dataset
 from odiff.errors import DatasetError, PlanError
-from odiff.experiment_planning.fingerprint import fingerprint_dataset
+from odiff.experiment_planning.fingerprint import SeriesFingerprint, fingerprint_dataset, is_stale, known_series
 from odiff.experiment_planning.machine import this_machine
 from odiff.experiment_planning.planner import plan_dataset
 from odiff.experiment_planning.preprocess import SPLITS, preprocess_dataset, without_cases
 from odiff.experiment_planning.presets import read_preset
-from odiff.experiment_planning.verify import verify_dataset
+from odiff.experiment_planning.verify import survey_dataset
 from odiff.plan import Plan, apply_overrides, plan_from_plain, read_plan, to_plain, write_plan
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ def plan_and_preprocess(
     DatasetError
         Verification found faults that `options.skip_bad` does not allow, or cannot, skip.
     """
-    dataset = verified(find_dataset(raw, wanted), preprocessed, options, say)
+    dataset, measured = verified(find_dataset(raw, wanted), preprocessed, options, say)
     folder = preprocessed / dataset.folder.name
-    plan, fresh = make_plan(dataset, preprocessed, options)
+    plan, fresh = make_plan(dataset, preprocessed, options, measured)
     say(describe(plan))
     say(f"fingerprint: {fresh} series measured, the others up to date\n")
     if options.is_dry_run:
@@ -64,10 +64,19 @@ def plan_and_preprocess(
     return plan
 
 
-def verified(folder: Path, preprocessed: Path, options: PlanningOptions, say: Callable[[str], object]) -> Dataset:
-    """The dataset after verification, less the cases skipped."""
+def verified(
+    folder: Path, preprocessed: Path, options: PlanningOptions, say: Callable[[str], object]
+) -> tuple[Dataset, dict[str, SeriesFingerprint]]:
+    """The dataset after verification, less the cases skipped, and the fingerprints that were missing, from the same look."""
     splits = preprocessed / folder.name / SPLITS
-    report = verify_dataset(folder, processes=options.processes, splits=splits if splits.exists() else None)
+    known = known_series(preprocessed / folder.name)
+
+    def is_measured(series: Series) -> bool:
+        return (not options.views or series.view in options.views) and is_stale(series, known)
+
+    report, measured = survey_dataset(
+        folder, processes=options.processes, splits=splits if splits.exists() else None, is_measured=is_measured
+    )
     for finding in report.findings:
         if finding.severity == "note":
             say(f"note: {finding}\n")
@@ -77,15 +86,18 @@ def verified(folder: Path, preprocessed: Path, options: PlanningOptions, say: Ca
         raise DatasetError(f"{folder}: {len(report.faults)} faults:\n{listed}{hint}")
     for case in sorted(report.faulty_cases):
         say(f"skipping case {case}\n")
-    return without_cases(load_dataset(folder, skip=report.faulty_cases), report.faulty_cases)
+    return without_cases(load_dataset(folder, skip=report.faulty_cases), report.faulty_cases), measured
 
 
-def make_plan(dataset: Dataset, preprocessed: Path, options: PlanningOptions) -> tuple[Plan, int]:
-    """Fingerprint and plan; also how many series were measured anew."""
+def make_plan(
+    dataset: Dataset, preprocessed: Path, options: PlanningOptions, measured: Mapping[str, SeriesFingerprint]
+) -> tuple[Plan, int]:
+    """Fingerprint, as far as not yet `measured`, and plan; also how many series were measured anew."""
     description = dataset.description
     present = {series.view for case in dataset.cases for series in case.series}
     views = options.views or tuple(view for view in description.views if view in present)
-    fingerprint, fresh = fingerprint_dataset(dataset, preprocessed / dataset.folder.name, views, options.processes)
+    folder = preprocessed / dataset.folder.name
+    fingerprint, fresh = fingerprint_dataset(dataset, folder, views, options.processes, measured)
     like = read_plan(find_dataset(preprocessed, options.like) / PLANS) if options.like else None
     machine = this_machine(options.memory_gb, options.device)
     preset = read_preset(options.preset)

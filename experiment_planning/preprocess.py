@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from odiff.data.batches import IGNORE
 from odiff.data.index import PreparedCase, PreparedDataset, PreparedSeries, write_index
+from odiff.data.labels import IGNORE
 from odiff.data.preprocessing import prepare
 from odiff.data.store import read_stored, write_array, write_prepared
 from odiff.dataset import Case, Dataset, Series, make_splits, read_splits
@@ -87,10 +87,10 @@ def preprocess_series(series: Series, plan: Plan, is_left: bool, folder: Path, s
         write_prepared(folder, series.name, prepare(volume, None, plan.views[series.view], is_left), stamp)
         return
     labels = read_mask(series.mask).array
-    write_array(
-        folder / f"{series.name}_truth.b2nd", known_labels(labels, volume.grid, series.view, plan, is_left=False)
-    )
-    mask = known_labels(labels, volume.grid, series.view, plan, is_left)
+    truth = known_labels(labels, volume.grid, series.view, plan, is_left=False)
+    write_array(folder / f"{series.name}_truth.b2nd", truth)
+    is_swapped = is_left and plan.left_right
+    mask = known_labels(labels, volume.grid, series.view, plan, is_left) if is_swapped else truth
     write_prepared(folder, series.name, prepare(volume, mask, plan.views[series.view], is_left), stamp)
 
 

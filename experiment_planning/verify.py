@@ -1,6 +1,7 @@
 """Every problem of a dataset in one run, each with file, field, value and what to do."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from odiff.dataset import (
 )
 from odiff.dataset.case_table import CaseRow
 from odiff.errors import DatasetError
+from odiff.experiment_planning.fingerprint import SeriesFingerprint
 from odiff.experiment_planning.parallel import run_parallel
-from odiff.experiment_planning.verify_series import Finding, check_series
+from odiff.experiment_planning.verify_series import Finding, survey_series
 
 PARTS = ("Tr", "Ts")
 
@@ -45,12 +47,24 @@ class Report:
 
 
 def verify_dataset(folder: Path, *, processes: int = 2, splits: Path | None = None) -> Report:
-    """Read every file of a dataset and list all that breaks the contract.
+    """Read every file of a dataset and list all that breaks the contract; see `survey_dataset`."""
+    return survey_dataset(folder, processes=processes, splits=splits)[0]
+
+
+def survey_dataset(
+    folder: Path, *, processes: int = 2, splits: Path | None = None, is_measured: Callable[[Series], bool] | None = None
+) -> tuple[Report, dict[str, SeriesFingerprint]]:
+    """Verify a dataset and take fingerprints on the way, so that no file is read for each.
 
     Parameters
     ----------
     folder : ``DatasetXXX_Name``.
     splits : a splits_final.json to check for leaks.
+    is_measured : which training series to take the fingerprint of; none by default. Those with a fault get none.
+
+    Returns
+    -------
+    Every finding, and the fingerprints by name of the series.
 
     Raises
     ------
@@ -64,15 +78,20 @@ def verify_dataset(folder: Path, *, processes: int = 2, splits: Path | None = No
     findings += _check_patients(folder, description, rows)
     findings += _check_splits(splits, rows)
     training = tuple(one for one in series if one.image.parent.name != "imagesTs")
-    values: Counter[int] = Counter()
-    jobs = [(one, description) for one in series]
-    for _, (found, seen) in run_parallel(check_series, jobs, processes, "verify"):
-        findings += found
-        values.update(seen)
+    values: set[int] = set()
+    measured: dict[str, SeriesFingerprint] = {}
+    wanted = {one.image for one in training if is_measured and is_measured(one)}
+    jobs = [(one, description, one.image in wanted) for one in series]
+    for _, seen in run_parallel(survey_series, jobs, processes, "verify"):
+        findings += seen.findings
+        values |= seen.values
+        if seen.fingerprint:
+            measured[seen.fingerprint.name] = seen.fingerprint
     if any(one.mask for one in training):
         findings += _absent_labels(folder, description, values)
     order = {"fault": 0, "note": 1}
-    return Report(tuple(sorted(findings, key=lambda finding: (order[finding.severity], finding.file, finding.field))))
+    findings.sort(key=lambda finding: (order[finding.severity], finding.file, finding.field))
+    return Report(tuple(findings)), measured
 
 
 def _all_series(folder: Path, description: DatasetDescription) -> tuple[tuple[Series, ...], list[Finding]]:
@@ -155,8 +174,8 @@ def _check_splits(splits: Path | None, rows: dict[str, CaseRow]) -> list[Finding
     return []
 
 
-def _absent_labels(folder: Path, description: DatasetDescription, values: Counter[int]) -> list[Finding]:
+def _absent_labels(folder: Path, description: DatasetDescription, values: set[int]) -> list[Finding]:
     return [
         Finding(str(folder / "dataset.json"), f"segmentation.labels.{name}", str(value), "is declared but in no mask", None, "note")
-        for name, value in description.labels.items() if value and not values[value]
+        for name, value in description.labels.items() if value and value not in values
     ]  # fmt: skip

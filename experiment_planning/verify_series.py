@@ -1,11 +1,13 @@
 """What can be wrong with one series: its file, its view, its mask."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from odiff.data.labels import label_counts
 from odiff.dataset import DatasetDescription, Series
 from odiff.errors import ImageError
+from odiff.experiment_planning.fingerprint import SeriesFingerprint, file_stamp, measure
 from odiff.geometry import Grid, nearest_view, read_mask, read_volume, same_grid, view_angle_deg
 
 FAULT_ANGLE_DEG, NOTE_ANGLE_DEG = 60.0, 45.0
@@ -27,13 +29,30 @@ class Finding:
         return f"{self.file}{case}: {self.field} = {self.value}: {self.advice}"
 
 
-def check_series(series: Series, description: DatasetDescription) -> tuple[list[Finding], set[int]]:
-    """Findings of one series, and the label values that its mask holds."""
-    path = str(series.image)
+@dataclass(frozen=True)
+class Survey:
+    """All that one look at a series tells: findings, the values of its mask, and its fingerprint where that was wanted."""
+
+    findings: tuple[Finding, ...]
+    values: frozenset[int] = frozenset()
+    fingerprint: SeriesFingerprint | None = None
+
+
+@dataclass(frozen=True)
+class SeenMask:
+    """Findings of a mask; voxels of each value where it could be read and lies on the grid of its image."""
+
+    findings: tuple[Finding, ...] = ()
+    counts: dict[int, int] = field(default_factory=dict)
+
+
+def survey_series(series: Series, description: DatasetDescription, is_measured: bool) -> Survey:
+    """Read a series once: verify it and, where it is wanted and without fault, take its fingerprint."""
+    path, stamp = str(series.image), file_stamp(series)
     try:
         volume = read_volume(series.image)
     except ImageError as error:
-        return [Finding(path, "file", "unreadable", _without(path, error), series.case)], set()
+        return Survey((Finding(path, "file", "unreadable", _without(path, error), series.case),))
     findings = [
         Finding(path, "geometry", note, "mended while reading; nothing to do", series.case, "note")
         for note in volume.notes
@@ -43,10 +62,12 @@ def check_series(series: Series, description: DatasetDescription) -> tuple[list[
             Finding(path, "voxels", f"all {volume.array.flat[0]:g}", "the image is empty; export it again", series.case)
         )
     findings += _check_view(series, volume.grid)
-    if series.mask is None:
-        return findings, set()
-    mask_findings, values = _check_mask(series, volume.grid, description)
-    return findings + mask_findings, values
+    mask = _check_mask(series, volume.grid, description)
+    findings += mask.findings
+    fingerprint = None
+    if is_measured and not any(finding.severity == "fault" for finding in findings):
+        fingerprint = measure(series, stamp, volume, mask.counts, description.labels)
+    return Survey(tuple(findings), frozenset(mask.counts), fingerprint)
 
 
 def _check_view(series: Series, grid: Grid) -> list[Finding]:
@@ -60,52 +81,40 @@ def _check_view(series: Series, grid: Grid) -> list[Finding]:
     return [Finding(str(series.image), "view", value, "an oblique series; fine if meant so", series.case, "note")]
 
 
-def _check_mask(series: Series, grid: Grid, description: DatasetDescription) -> tuple[list[Finding], set[int]]:
-    path, case = str(series.mask), series.case
+def _check_mask(series: Series, grid: Grid, description: DatasetDescription) -> SeenMask:
     if series.mask is None:
-        return [], set()
+        return SeenMask()
+    path, case = str(series.mask), series.case
     if not description.labels:
-        return [
-            Finding(
-                path, "segmentation.labels", "missing", "declare the labels in dataset.json, or remove the mask", case
-            )
-        ], set()
+        advice = "declare the labels in dataset.json, or remove the mask"
+        return SeenMask((Finding(path, "segmentation.labels", "missing", advice, case),))
     try:
         mask = read_mask(series.mask)
     except ImageError as error:
-        return [Finding(path, "file", "unreadable", _without(path, error), case)], set()
+        return SeenMask((Finding(path, "file", "unreadable", _without(path, error), case),))
     if not same_grid(mask.grid, grid):
-        return [
-            Finding(
-                path,
-                "grid",
-                _difference(mask.grid, grid),
-                f"draw or resample it on the grid of {series.image.name}",
-                case,
-            )
-        ], set()
-    values = {int(value) for value in np.unique(mask.array)}
-    allowed = set(description.labels.values()) | (
-        {description.ignore_label} if description.ignore_label is not None else set()
-    )
+        advice = f"draw or resample it on the grid of {series.image.name}"
+        return SeenMask((Finding(path, "grid", _difference(mask.grid, grid), advice, case),))
+    counts = label_counts(mask.array)
+    ignored = set() if description.ignore_label is None else {description.ignore_label}
+    odd = sorted(set(counts) - set(description.labels.values()) - ignored)
     findings = [
         Finding(path, "label", str(value), "is not in segmentation.labels of dataset.json; declare or erase it", case)
-        for value in sorted(values - allowed)
+        for value in odd
     ]
-    if values <= {0}:
-        findings.append(
-            Finding(path, "label", "none", "the mask is empty; fine if nothing is there to segment", case, "note")
-        )
-    return findings, values
+    if set(counts) <= {0}:
+        advice = "the mask is empty; fine if nothing is there to segment"
+        findings.append(Finding(path, "label", "none", advice, case, "note"))
+    return SeenMask(tuple(findings), counts)
 
 
 def _difference(mask: Grid, image: Grid) -> str:
     if mask.shape_zyx != image.shape_zyx:
         return f"{'x'.join(map(str, mask.shape_zyx))} voxels, the image has {'x'.join(map(str, image.shape_zyx))}"
-    for field in ("spacing_zyx_mm", "origin_xyz_mm", "direction"):
-        ours, theirs = getattr(mask, field), getattr(image, field)
+    for name in ("spacing_zyx_mm", "origin_xyz_mm", "direction"):
+        ours, theirs = getattr(mask, name), getattr(image, name)
         if not np.allclose(ours, theirs, atol=1e-3):
-            return f"{field} {[round(v, 3) for v in ours]}, the image has {[round(v, 3) for v in theirs]}"
+            return f"{name} {[round(v, 3) for v in ours]}, the image has {[round(v, 3) for v in theirs]}"
     return "shifted by a fraction of a voxel"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from odiff.dataset import Dataset, find_dataset
-from odiff.experiment_planning.fingerprint import Fingerprint, fingerprint_dataset
+from odiff.experiment_planning.fingerprint import Fingerprint, SeriesFingerprint, fingerprint_dataset
 from odiff.experiment_planning.pipeline import PLANS, PlanningOptions, keep_or_write, make_plan, verified
 from odiff.experiment_planning.preprocess import preprocess_dataset
 from odiff.inference.predict import PredictOutcome, predict_folder
@@ -38,16 +38,16 @@ def fingerprint(raw: Path, preprocessed: Path, dataset: str, options: PlanningOp
         The dataset has faults; the message lists them.
     """
     options = options or PlanningOptions()
-    found = _verified(raw, preprocessed, dataset, options)
+    found, measured = _verified(raw, preprocessed, dataset, options)
     views = options.views or found.description.views
-    return fingerprint_dataset(found, preprocessed / found.folder.name, views, options.processes)[0]
+    return fingerprint_dataset(found, preprocessed / found.folder.name, views, options.processes, measured)[0]
 
 
 def plan(raw: Path, preprocessed: Path, dataset: str, options: PlanningOptions | None = None) -> Plan:
     """Verify, fingerprint and plan; the plan is written to ``plans.json`` unless `options.is_dry_run`."""
     options = options or PlanningOptions()
-    found = _verified(raw, preprocessed, dataset, options)
-    made, _ = make_plan(found, preprocessed, options)
+    found, measured = _verified(raw, preprocessed, dataset, options)
+    made, _ = make_plan(found, preprocessed, options, measured)
     if not options.is_dry_run:
         keep_or_write(preprocessed / found.folder.name / PLANS, made)
     return made
@@ -62,7 +62,7 @@ def preprocess(raw: Path, preprocessed: Path, dataset: str, options: PlanningOpt
         There is no plan yet.
     """
     options = options or PlanningOptions()
-    found = _verified(raw, preprocessed, dataset, options)
+    found, _ = _verified(raw, preprocessed, dataset, options)
     folder = preprocessed / found.folder.name
     return preprocess_dataset(found, read_plan(folder / PLANS), folder, options.processes)[0]
 
@@ -97,5 +97,7 @@ def predict(
     return predict_folder(predictor, source, target, cases_file=cases_file, save_probabilities=save_probabilities)
 
 
-def _verified(raw: Path, preprocessed: Path, dataset: str, options: PlanningOptions) -> Dataset:
+def _verified(
+    raw: Path, preprocessed: Path, dataset: str, options: PlanningOptions
+) -> tuple[Dataset, dict[str, SeriesFingerprint]]:
     return verified(find_dataset(raw, dataset), preprocessed, options, lambda _: None)

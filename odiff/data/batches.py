@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from odiff.data.augmentation import augment
+from odiff.data.labels import IGNORE
 from odiff.data.sliding_window import AIR, split_tiles
 from odiff.data.store import open_array
 from odiff.plan import Augmentation, ViewPlan
-
-IGNORE = -1
 
 
 @dataclass(frozen=True)

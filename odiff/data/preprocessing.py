@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from odiff.data.body import Box, body_box, body_mask
+from odiff.data.percentiles import percentiles
 from odiff.data.resampling import resample, resample_labels, resampled_shape
 from odiff.geometry import Frame, Grid, Volume, canonical_frame, canonical_spacing, mirror, to_canonical
 from odiff.plan import Normalisation, ViewPlan
@@ -76,7 +77,7 @@ def normalise(image: np.ndarray, body: np.ndarray, plan: Normalisation) -> np.nd
 
 
 def _percentile(inside: np.ndarray, plan: Normalisation) -> tuple[float, float]:
-    """The intensities that become 0, and their distance from the one that becomes 1; reorders `inside`."""
+    """The intensities that become 0, and their distance from the one that becomes 1."""
     low, high = _range(inside, plan)
     return (low + high) / 2, max(high - low, 1e-6) / 2
 
@@ -87,7 +88,7 @@ def _zscore(inside: np.ndarray, plan: Normalisation) -> tuple[float, float]:
 
 
 def _range(inside: np.ndarray, plan: Normalisation) -> tuple[float, float]:
-    low, high = np.percentile(inside, (plan.lower_percentile, plan.upper_percentile), overwrite_input=True)
+    low, high = percentiles(inside, (plan.lower_percentile, plan.upper_percentile))
     return float(low), float(high)
 
 

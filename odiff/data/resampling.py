@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,23 +35,63 @@ def resample(volume: Tensor, shape_zyx: tuple[int, ...]) -> Tensor:
         return volume
     if tuple(volume.shape[2:]) != (rows, columns):
         volume = F.interpolate(volume, size=(rows, columns), mode="bilinear", antialias=True)
-    if volume.shape[1] == depth:
-        return volume
-    channels = volume.shape[0]
-    columns_first = volume.permute(0, 2, 3, 1).reshape(1, -1, volume.shape[1])
-    along = F.interpolate(columns_first, size=depth, mode="linear")
-    return along.reshape(channels, rows, columns, depth).permute(0, 3, 1, 2).contiguous()
+    return volume if volume.shape[1] == depth else _along_depth(volume, depth)
+
+
+def _along_depth(volume: Tensor, depth: int) -> Tensor:
+    """Linear interpolation between whole slices, (c, z, y, x) -> (c, depth, y, x)."""
+    slices = volume.shape[1]
+    places = ((torch.arange(depth, dtype=torch.float64) + 0.5) * (slices / depth) - 0.5).clamp(0, slices - 1)
+    below = places.long()
+    share = (places - below).to(volume)[:, None, None]
+    below = below.to(volume.device)
+    return torch.lerp(volume[:, below], volume[:, (below + 1).clamp(max=slices - 1)], share)
 
 
 def resample_labels(labels: np.ndarray, shape_zyx: tuple[int, ...]) -> np.ndarray:
-    """Each label as its own soft map; a voxel takes the label with the largest share. (z, y, x) -> shape_zyx, int16."""
+    """Each label as its own soft map; a voxel takes the label with the largest share. (z, y, x) -> shape_zyx, int16.
+
+    The shares are those of `resample`. Each label is worked out in its own bounding box; what the others leave is the share of
+    the most common one. Of equal shares the most common label wins, else the smaller.
+    """
     if labels.shape == tuple(shape_zyx):
         return labels.astype(np.int16)
-    best = np.full(shape_zyx, -1.0, np.float32)
-    result = np.zeros(shape_zyx, np.int16)
-    for value in np.unique(labels):
-        share = resample(torch.from_numpy((labels == value).astype(np.float32))[None], shape_zyx)[0].numpy()
-        is_larger = share > best
-        best[is_larger] = share[is_larger]
-        result[is_larger] = value
-    return result
+    lowest = int(labels.min())
+    shifted = labels.astype(np.int32) - lowest
+    common = int(np.bincount(shifted.ravel()).argmax())
+    weights = [_weights(old, new, is_plane) for old, new, is_plane in zip(labels.shape, shape_zyx, (0, 1, 1), strict=True)]
+    best, total = torch.zeros(tuple(shape_zyx)), torch.zeros(tuple(shape_zyx))
+    result = torch.full(tuple(shape_zyx), common + lowest, dtype=torch.int16)
+    for number, box in enumerate(ndimage.find_objects(shifted + 1)):
+        if box is None or number == common:
+            continue
+        share, reached = _share(torch.from_numpy(shifted[box] == number), box, weights)
+        total[reached] += share
+        is_larger = share > best[reached]
+        best[reached] = torch.where(is_larger, share, best[reached])
+        result[reached] = torch.where(is_larger, number + lowest, result[reached])
+    result[1 - total >= best] = common + lowest
+    return result.numpy()
+
+
+def _weights(old: int, new: int, is_plane: int) -> Tensor:
+    """(new, old): what each voxel of an axis adds to each resampled one, by resampling every unit vector."""
+    units = torch.eye(old)
+    if is_plane:
+        return resample(units[None, None], (1, new, old))[0, 0]
+    return resample(units.reshape(1, old, old, 1), (new, old, 1))[0, :, :, 0]
+
+
+def _share(inside: Tensor, box: tuple[slice, ...], weights: list[Tensor]) -> tuple[Tensor, tuple[slice, ...]]:
+    """The resampled mask of one label whose bounding box is `box`, where it reaches, and that place."""
+    near = [weight[:, place] for weight, place in zip(weights, box, strict=True)]
+    reached = tuple(_extent(one.any(dim=1)) for one in near)
+    depth, rows, columns = (one[place] for one, place in zip(near, reached, strict=True))
+    in_plane = rows @ (inside.float() @ columns.T)
+    return torch.tensordot(depth, in_plane, dims=1), reached
+
+
+def _extent(hit: Tensor) -> slice:
+    """From the first to the last True; empty where there is none, as for a slice that strong thinning steps over."""
+    places = hit.nonzero()[:, 0]
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)

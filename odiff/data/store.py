@@ -5,13 +5,15 @@ from pathlib import Path
 
 import blosc2
 import numpy as np
+import torch
 
+from odiff.data.labels import label_counts
 from odiff.data.preprocessing import PreparedVolume, SeriesGeometry
 from odiff.errors import DatasetError
 from odiff.plan import from_plain, to_plain
 from odiff.storage import atomic_path, read_json, write_json
 
-COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 3}
+COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1}
 ADVICE = "run odiff_plan_and_preprocess again"
 
 
@@ -28,11 +30,11 @@ class StoredSeries:
 
 def write_prepared(folder: Path, name: str, prepared: PreparedVolume, stamp: str) -> None:
     """Write ``<name>.b2nd`` (float16), ``<name>_seg.b2nd`` (int16) and, last, ``<name>.json``."""
-    write_array(folder / f"{name}.b2nd", prepared.image.astype(np.float16))
+    write_array(folder / f"{name}.b2nd", torch.from_numpy(prepared.image).half().numpy())
     values: tuple[int, ...] = ()
     if prepared.mask is not None:
         write_array(folder / f"{name}_seg.b2nd", prepared.mask)
-        values = tuple(int(value) for value in np.unique(prepared.mask))
+        values = tuple(label_counts(prepared.mask))
     stored = StoredSeries(name, stamp, prepared.mask is not None, values, prepared.geometry)
     write_json(folder / f"{name}.json", to_plain(stored))
 

@@ -9,7 +9,8 @@ import SimpleITK as sitk
 
 from odiff.errors import ImageError
 from odiff.geometry.nifti_header import copy_geometry, is_nifti
-from odiff.geometry.repair import orthonormal, raw_fault
+from odiff.geometry.nifti_voxels import NiftiVoxels, read_nifti_voxels
+from odiff.geometry.repair import orthonormal
 from odiff.storage import atomic_path
 
 NEXT_STEP = "export the file again, or remove it"
@@ -46,7 +47,7 @@ def read_volume(path: Path) -> Volume:
     ImageError
         Unreadable or truncated file, not one 3D volume, NaN or Inf, zero or negative spacing, sheared axes.
     """
-    return volume_from_image(_read(path), str(path))
+    return _as_float(_read(path), str(path))
 
 
 def read_mask(path: Path) -> Volume:
@@ -57,8 +58,10 @@ def read_mask(path: Path) -> Volume:
     ImageError
         As for `read_volume`, or a voxel is not an integer.
     """
-    volume = read_volume(path)
-    rounded = np.rint(volume.array)
+    volume = _read(path)
+    if np.can_cast(volume.array.dtype, np.int32):
+        return Volume(volume.array.astype(np.int32), volume.grid, volume.notes)
+    rounded = np.rint(_as_float(volume, str(path)).array)
     if not np.array_equal(rounded, volume.array):
         odd = volume.array[rounded != volume.array][0]
         raise ImageError(f"{path}: a mask must hold whole numbers, found {odd:g}; save it as integers")
@@ -81,17 +84,7 @@ def read_grid(path: Path) -> Grid:
 
 def volume_from_image(image: sitk.Image, name: str) -> Volume:
     """A SimpleITK image as a `Volume`, float32; `name` stands in messages."""
-    image, notes = _to_3d(image, name)
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ImageError(
-            f"{name}: has {image.GetNumberOfComponentsPerPixel()} components a voxel, expected grey values; {NEXT_STEP}"
-        )
-    grid, repairs = _grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), name)
-    array = sitk.GetArrayFromImage(image).astype(np.float32)
-    faulty = int(array.size - np.isfinite(array).sum())
-    if faulty:
-        raise ImageError(f"{name}: {faulty} voxels are NaN or infinite; {NEXT_STEP}")
-    return Volume(array, grid, (*notes, *repairs))
+    return _as_float(_from_image(image, name), name)
 
 
 def image_from_volume(array: np.ndarray, grid: Grid) -> sitk.Image:
@@ -127,16 +120,54 @@ def _corners(grid: Grid) -> list[np.ndarray]:
     return [origin, *(origin + step for step in steps)]
 
 
-def _read(path: Path) -> sitk.Image:
+def _read(path: Path) -> Volume:
+    """A file as a volume of its own type, faults of its bytes and its geometry found."""
     if not path.exists():
         raise ImageError(f"{path}: no such file")
-    if fault := raw_fault(path):
-        raise ImageError(f"{path}: {fault}; {NEXT_STEP}")
+    seen = read_nifti_voxels(path) if is_nifti(path) else NiftiVoxels()
+    if seen.fault:
+        raise ImageError(f"{path}: {seen.fault}; {NEXT_STEP}")
+    if seen.array is not None and (geometry := _plain_geometry(path, seen.array.shape)):
+        return Volume(seen.array, *geometry)
     try:
-        return sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ImageError(f"{path}: cannot be read ({reason}); {NEXT_STEP}") from None
+    return _from_image(image, str(path))
+
+
+def _plain_geometry(path: Path, shape_zyx: tuple[int, ...]) -> tuple[Grid, tuple[str, ...]] | None:
+    """Grid and repairs as SimpleITK reads them from the header alone; None where it sees anything but one volume of that shape."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    size = reader.GetSize()
+    if size[::-1] != shape_zyx or reader.GetNumberOfComponents() != 1:
+        return None
+    return _grid(size, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection(), str(path))
+
+
+def _from_image(image: sitk.Image, name: str) -> Volume:
+    image, notes = _to_3d(image, name)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise ImageError(
+            f"{name}: has {image.GetNumberOfComponentsPerPixel()} components a voxel, expected grey values; {NEXT_STEP}"
+        )
+    grid, repairs = _grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection(), name)
+    return Volume(sitk.GetArrayFromImage(image), grid, (*notes, *repairs))
+
+
+def _as_float(volume: Volume, name: str) -> Volume:
+    array = volume.array.astype(np.float32, copy=False)
+    if volume.array.dtype.kind == "f":
+        faulty = int(array.size - np.isfinite(array).sum())
+        if faulty:
+            raise ImageError(f"{name}: {faulty} voxels are NaN or infinite; {NEXT_STEP}")
+    return Volume(array, volume.grid, volume.notes)
 
 
 def _to_3d(image: sitk.Image, name: str) -> tuple[sitk.Image, tuple[str, ...]]:
