@@ -1,7 +1,7 @@
 """A dataset folder as cases; structural faults are errors here, voxels are left to odiff_verify_dataset."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,15 +84,16 @@ def load_dataset(folder: Path, skip: Collection[str] = ()) -> Dataset:
     for one, following in zip(sorted(names), sorted(names)[1:], strict=False):
         if one == following:
             raise DatasetError(f"{folder}: two files stand for the series {one}; rename one")
-    cases = sorted({one.case for one in series})
-    rows, warnings = _rows(folder, description, cases, skip)
-    return Dataset(folder, description, tuple(join_case(rows[case], series) for case in cases), warnings)
+    of_case: dict[str, list[Series]] = {one.case: [] for one in series}
+    for one in series:
+        of_case[one.case].append(one)
+    rows, warnings = _rows(folder, description, sorted(of_case), skip)
+    return Dataset(folder, description, tuple(join_case(rows[case], of_case[case]) for case in sorted(of_case)), warnings)
 
 
-def join_case(row: CaseRow, series: tuple[Series, ...]) -> Case:
+def join_case(row: CaseRow, series: Sequence[Series]) -> Case:
     """A table row and the series of its case."""
-    own = tuple(one for one in series if one.case == row.case)
-    return Case(row.case, row.patient, row.laterality, own, row.diagnoses, row.groups, row.tabular)
+    return Case(row.case, row.patient, row.laterality, tuple(series), row.diagnoses, row.groups, row.tabular)
 
 
 def _rows(

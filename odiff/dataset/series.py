@@ -1,6 +1,7 @@
 """Image files and what their names say: ``<case>_<view>`` or ``<case>_<view>_<k>``."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +73,12 @@ def _with_mask(series: Series, mask: Path) -> Series:
 def listed_series(folder: Path, description: DatasetDescription) -> tuple[Series, ...]:
     """The explicit file list; several series of one view of a case are numbered in order."""
     entries = description.cases or ()
+    alike = Counter((entry.case, entry.view) for entry in entries)
+    seen: Counter[tuple[str, str]] = Counter()
     result = []
-    for number, entry in enumerate(entries):
-        alike = [i for i, other in enumerate(entries) if (other.case, other.view) == (entry.case, entry.view)]
-        index = alike.index(number) if len(alike) > 1 else None
+    for entry in entries:
+        key = (entry.case, entry.view)
         mask = folder / entry.mask if entry.mask else None
-        result.append(Series(entry.case, entry.view, index, folder / entry.image, mask))
+        result.append(Series(*key, seen[key] if alike[key] > 1 else None, folder / entry.image, mask))
+        seen[key] += 1
     return tuple(sorted(result, key=lambda series: series.name))

@@ -117,7 +117,7 @@ def _header(start: bytes, order: str) -> _Header:
     rank, *sizes = struct.unpack_from(order + "8h", start, 40)
     kind, bits = struct.unpack_from(order + "2h", start, 70)
     offset, slope, intercept = struct.unpack_from(order + "3f", start, 108)
-    is_scaled = not (slope == 0 or (slope == 1 and intercept == 0))
+    is_scaled = not (slope in (0, 1) and intercept == 0)
     is_known = kind in SCALARS and bits == 8 * int(SCALARS[kind][1])
     is_plain = start[344:347] == b"n+1" and rank == 3 and min(sizes[:3]) > 0 and is_known and not is_scaled
     return _Header(order, tuple(sizes[:rank]), kind, bits, int(offset), is_plain and offset >= HEADER)

@@ -14,6 +14,7 @@ from odiff.geometry.repair import orthonormal
 from odiff.storage import atomic_path
 
 NEXT_STEP = "export the file again, or remove it"
+LARGEST_LABEL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,23 @@ def read_mask(path: Path) -> Volume:
     Raises
     ------
     ImageError
-        As for `read_volume`, or a voxel is not an integer.
+        As for `read_volume`, or a voxel is not an integer or beyond `LARGEST_LABEL`.
     """
     volume = _read(path)
-    if np.can_cast(volume.array.dtype, np.int32):
-        return Volume(volume.array.astype(np.int32), volume.grid, volume.notes)
-    rounded = np.rint(_as_float(volume, str(path)).array)
-    if not np.array_equal(rounded, volume.array):
-        odd = volume.array[rounded != volume.array][0]
+    stored = volume.array if volume.array.dtype.kind in "iu" else _whole(_as_float(volume, str(path)).array, path)
+    if not np.can_cast(stored.dtype, np.int32):
+        for value in (int(stored.min()), int(stored.max())):
+            if abs(value) > LARGEST_LABEL:
+                raise ImageError(f"{path}: label {value} is beyond {LARGEST_LABEL}; number the labels anew")
+    return Volume(stored.astype(np.int32), volume.grid, volume.notes)
+
+
+def _whole(array: np.ndarray, path: Path) -> np.ndarray:
+    rounded = np.rint(array)
+    if not np.array_equal(rounded, array):
+        odd = array[rounded != array][0]
         raise ImageError(f"{path}: a mask must hold whole numbers, found {odd:g}; save it as integers")
-    return Volume(rounded.astype(np.int32), volume.grid, volume.notes)
+    return rounded
 
 
 def read_grid(path: Path) -> Grid:
