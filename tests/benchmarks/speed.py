@@ -62,8 +62,11 @@ def versions() -> dict[str, str]:
 
 
 def print_row(row: dict[str, Any]) -> None:
-    """One line of the table."""
-    low, high = row["spread"].get("ratio", (float("nan"), float("nan"))) if row.get("spread") else (float("nan"),) * 2
+    """One line of the table; a row without a peer shows what it found instead of ratios."""
+    if row["ratio"] is None:
+        print(f"| {row['id']} | {row['what']} | {row['ours']} | - | - | {json.dumps(row['details'])} |", flush=True)
+        return
+    low, high = row["spread"]["ratio"]
     print(
         f"| {row['id']} | {row['what']} | {row['ours']} | {row['peer']} | {row['ratio']} ({low} to {high}) | {row['memory_ratio']} |",
         flush=True,
