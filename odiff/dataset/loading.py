@@ -84,9 +84,9 @@ def load_dataset(folder: Path, skip: Collection[str] = ()) -> Dataset:
     for one, following in zip(sorted(names), sorted(names)[1:], strict=False):
         if one == following:
             raise DatasetError(f"{folder}: two files stand for the series {one}; rename one")
-    of_case: dict[str, list[Series]] = {one.case: [] for one in series}
-    for one in series:
-        of_case[one.case].append(one)
+    of_case: dict[str, list[Series]] = {}
+    for each in series:
+        of_case.setdefault(each.case, []).append(each)
     rows, warnings = _rows(folder, description, sorted(of_case), skip)
     return Dataset(folder, description, tuple(join_case(rows[case], of_case[case]) for case in sorted(of_case)), warnings)
 
