@@ -28,10 +28,10 @@ def depth_to_space(x: Tensor, block_zyx: Triple) -> Tensor:
     return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, z * bz, y * by, w * bx)
 
 
-def time_embedding(t: Tensor, channels: int) -> Tensor:
-    """Sines and cosines of t at `channels` / 2 frequencies, 1 to 1/10000 (Vaswani et al. 2017); (b,) -> (b, channels)."""
+def time_embedding(t: Tensor, channels: int, longest: float = 10_000.0) -> Tensor:
+    """Cosines and sines of t at `channels` / 2 frequencies, 1 to 1 / `longest` (Vaswani et al. 2017); (b,) -> (b, channels)."""
     half = channels // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    frequencies = torch.exp(-math.log(longest) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angles = t.float()[:, None] * frequencies[None]
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
