@@ -25,6 +25,10 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--memory-gb", type=float, metavar="GB", help="memory that training may take (default: most of what is free)"
     )
+    result.add_argument(
+        "--hours", type=float, metavar="H",
+        help="plan what pretraining and one fold of each task, over all views, can learn in H hours on this machine",
+    )  # fmt: skip
     result.add_argument("--views", nargs="+", choices=VIEWS, metavar="VIEW", help="plan these views only")
     result.add_argument(
         "-np", "--processes", type=int, default=2, metavar="N", help="work in N processes (default: %(default)s)"
@@ -50,7 +54,7 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
     options = PlanningOptions(
         preset=arguments.preset, memory_gb=arguments.memory_gb, views=tuple(arguments.views or ()),
         processes=arguments.processes, overrides=tuple(arguments.set), like=arguments.like, device=arguments.device,
-        is_dry_run=arguments.dry_run, skip_bad=arguments.skip_bad,
+        is_dry_run=arguments.dry_run, skip_bad=arguments.skip_bad, hours=arguments.hours,
     )  # fmt: skip
     raw: Path = roots.need("raw")
     for wanted in arguments.datasets:

@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from odiff.dataset import Dataset, Series, find_dataset, load_dataset
-from odiff.errors import DatasetError, PlanError
+from odiff.errors import DatasetError, PlanError, UsageError
+from odiff.experiment_planning.budget import plan_within
 from odiff.experiment_planning.fingerprint import SeriesFingerprint, fingerprint_dataset, is_stale, known_series
 from odiff.experiment_planning.machine import this_machine
 from odiff.experiment_planning.planner import plan_dataset
 from odiff.experiment_planning.preprocess import SPLITS, preprocess_dataset, without_cases
-from odiff.experiment_planning.presets import read_preset
+from odiff.experiment_planning.presets import Preset, read_preset
 from odiff.experiment_planning.verify import survey_dataset
 from odiff.plan import Plan, apply_overrides, plan_from_plain, read_plan, to_plain, write_plan
+from odiff.training.device import choose_device
 
 log = logging.getLogger(__name__)
 PLANS = "plans.json"
@@ -32,6 +34,7 @@ class PlanningOptions:
     device: str = "auto"
     is_dry_run: bool = False
     skip_bad: bool = False
+    hours: float | None = None
 
 
 def plan_and_preprocess(
@@ -101,8 +104,23 @@ def make_plan(
     like = read_plan(find_dataset(preprocessed, options.like) / PLANS) if options.like else None
     machine = this_machine(options.memory_gb, options.device)
     preset = read_preset(options.preset)
-    plan = plan_dataset(fingerprint, description, options.preset, preset, machine, dataset.folder.name, views, like)
+
+    def plan_from(preset: Preset) -> Plan:
+        return plan_dataset(fingerprint, description, options.preset, preset, machine, dataset.folder.name, views, like)
+
+    plan = plan_from(preset) if options.hours is None else within_hours(preset, options, plan_from)
     return plan_from_plain(apply_overrides(to_plain(plan), options.overrides), "the plan"), fresh
+
+
+def within_hours(preset: Preset, options: PlanningOptions, plan_from: Callable[[Preset], Plan]) -> Plan:
+    """The best plan for ``--hours``, and its reason among the decisions."""
+    from odiff.experiment_planning.throughput import Stopwatch
+
+    if options.like:
+        raise UsageError("--hours chooses the network and --like takes it over; give one of them")
+    stopwatch = Stopwatch(choose_device(options.device))
+    plan, decision = plan_within(preset, options.hours or 0.0, plan_from, stopwatch.hours)
+    return replace(plan, decisions=(decision, *plan.decisions))
 
 
 def keep_or_write(path: Path, plan: Plan) -> None:
@@ -130,6 +148,8 @@ def describe(plan: Plan) -> str:
             f"{len(network.channels)} stages of {_list(network.channels)} channels, batch {view.batch_size} x {view.accumulate}, "
             f"about {view.estimated_memory_gb:.1f} GB"
         )
+    budget = [one for one in plan.decisions if one.field == "budget"]
+    lines += [f"  budget    {one.value}: {one.rule}" for one in budget]
     return "\n".join(lines) + "\n"
 
 

@@ -59,7 +59,9 @@ def resample_labels(labels: np.ndarray, shape_zyx: tuple[int, ...]) -> np.ndarra
     lowest = int(labels.min())
     shifted = labels.astype(np.int32) - lowest
     common = int(np.bincount(shifted[:, ::4, ::4].ravel()).argmax())
-    weights = [_weights(old, new, is_plane) for old, new, is_plane in zip(labels.shape, shape_zyx, (0, 1, 1), strict=True)]
+    weights = [
+        _weights(old, new, is_plane) for old, new, is_plane in zip(labels.shape, shape_zyx, (0, 1, 1), strict=True)
+    ]
     best, left = torch.zeros(tuple(shape_zyx)), torch.ones(tuple(shape_zyx))
     result = torch.full(tuple(shape_zyx), common + lowest, dtype=torch.int16)
     for number, box in enumerate(ndimage.find_objects(shifted + 1)):

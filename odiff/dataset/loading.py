@@ -88,7 +88,9 @@ def load_dataset(folder: Path, skip: Collection[str] = ()) -> Dataset:
     for each in series:
         of_case.setdefault(each.case, []).append(each)
     rows, warnings = _rows(folder, description, sorted(of_case), skip)
-    return Dataset(folder, description, tuple(join_case(rows[case], of_case[case]) for case in sorted(of_case)), warnings)
+    return Dataset(
+        folder, description, tuple(join_case(rows[case], of_case[case]) for case in sorted(of_case)), warnings
+    )
 
 
 def join_case(row: CaseRow, series: Sequence[Series]) -> Case:

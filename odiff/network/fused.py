@@ -6,6 +6,7 @@ a few per cent of the convolution's time (docs/performance.md).
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -27,8 +28,10 @@ def norm_silu_conv(
     -------
     (b, c', z', y', x') in the type of autocast where that is on, else in that of `x`.
     """
-    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-    with torch.autocast(x.device.type, enabled=False):
+    kind = x.device.type
+    has_autocast = torch.amp.is_autocast_available(kind)
+    dtype = torch.get_autocast_dtype(kind) if has_autocast and torch.is_autocast_enabled(kind) else x.dtype
+    with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
         return _NormSiluConv.apply(x, norm.weight, norm.bias, scale, shift, conv.weight, conv.bias, norm, conv, dtype)
 
 

@@ -40,7 +40,9 @@ def test_opening_in_plane_is_scipys(shape, share, seed):
 def test_percentiles_are_numpys(size, wanted, seed):
     values = np.random.default_rng(seed).choice([0.0, 1.5, -3.0, 200.0, 7.25], size).astype(np.float32)
     before = values.copy()
-    assert percentiles(values, sorted(wanted)) == pytest.approx(np.percentile(values.astype(float), sorted(wanted)), abs=1e-4)
+    assert percentiles(values, sorted(wanted)) == pytest.approx(
+        np.percentile(values.astype(float), sorted(wanted)), abs=1e-4
+    )
     assert np.array_equal(values, before)
 
 

@@ -57,7 +57,17 @@ def test_big_endian_files_are_read_as_simpleitk_reads_them(tmp_path):
     path = write(tmp_path / "a.nii", numbers("int16"))
     little = path.read_bytes()
     header = bytearray(little[:352])
-    for offset, form in ((0, "i"), (32, "i"), (40, "8h"), (68, "4h"), (76, "8f"), (108, "3f"), (124, "4f"), (252, "2h"), (256, "18f")):
+    for offset, form in (
+        (0, "i"),
+        (32, "i"),
+        (40, "8h"),
+        (68, "4h"),
+        (76, "8f"),
+        (108, "3f"),
+        (124, "4f"),
+        (252, "2h"),
+        (256, "18f"),
+    ):
         struct.pack_into(">" + form, header, offset, *struct.unpack_from("<" + form, little, offset))
     path.write_bytes(bytes(header) + np.frombuffer(little[352:], "<i2").astype(">i2").tobytes())
     found = read_nifti_voxels(path).array
@@ -65,7 +75,9 @@ def test_big_endian_files_are_read_as_simpleitk_reads_them(tmp_path):
     assert np.array_equal(found, as_simpleitk_reads(path))
 
 
-@pytest.mark.parametrize("slope, intercept", [(0.5, -3.0), (1.0, 100.0), (2.0, 0.0), (1.0, 0.0), (0.0, 5.0), (float("nan"), 0.0)])
+@pytest.mark.parametrize(
+    "slope, intercept", [(0.5, -3.0), (1.0, 100.0), (2.0, 0.0), (1.0, 0.0), (0.0, 5.0), (float("nan"), 0.0)]
+)
 def test_scaled_intensities_are_those_of_simpleitk(tmp_path, slope, intercept):
     path = write(tmp_path / "a.nii", numbers("int16"))
     patch(path, scaling=(112, "2f", slope, intercept))

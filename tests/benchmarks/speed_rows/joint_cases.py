@@ -57,7 +57,9 @@ def draw_knee(seed: int) -> tuple[np.ndarray, np.ndarray, Grid]:
     return series.image.array, series.mask, series.image.grid
 
 
-def vary(image: np.ndarray, mask: np.ndarray, grid: Grid, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Grid]:
+def vary(
+    image: np.ndarray, mask: np.ndarray, grid: Grid, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, Grid]:
     """A crop of up to 4 slices and 32 pixels with slices of 3.2 to 4.8 mm, pixels of 0.4 to 0.6 mm, and Rician noise."""
     lost = (int(rng.integers(5)), *[int(rng.integers(33))] * 2)
     box = tuple(slice(cut // 2, size - (cut - cut // 2)) for cut, size in zip(lost, image.shape, strict=True))
@@ -66,7 +68,11 @@ def vary(image: np.ndarray, mask: np.ndarray, grid: Grid, rng: np.random.Generat
     noisy = np.hypot(kept + rng.normal(0, sigma, kept.shape), rng.normal(0, sigma, kept.shape))
     pixel = float(rng.uniform(0.4, 0.6))
     spacing = (float(rng.uniform(3.2, 4.8)), pixel, pixel)
-    return noisy.round().astype(np.int16), mask[box].astype(np.uint8), Grid(kept.shape, spacing, grid.origin_xyz_mm, grid.direction)
+    return (
+        noisy.round().astype(np.int16),
+        mask[box].astype(np.uint8),
+        Grid(kept.shape, spacing, grid.origin_xyz_mm, grid.direction),
+    )
 
 
 def write_case(roots: Roots, name: str, image: np.ndarray, mask: np.ndarray, grid: Grid) -> None:
@@ -84,7 +90,13 @@ def describe(roots: Roots, cases: int) -> None:
     labels = JOINTS["knee"].labels
     write_json(
         roots.ours / DATASET / "dataset.json",
-        {"name": "knee", "joint": "knee", "file_ending": ".nii.gz", "views": [VIEW], "segmentation": {"labels": labels}},
+        {
+            "name": "knee",
+            "joint": "knee",
+            "file_ending": ".nii.gz",
+            "views": [VIEW],
+            "segmentation": {"labels": labels},
+        },
     )
     write_json(
         roots.peer / DATASET / "dataset.json",

@@ -1,0 +1,119 @@
+"""How fast this machine trains: multiply-adds a second, measured in seconds on a piece of the real network."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from odiff.learning.probes import default_blocks
+from odiff.network.unet import SegmentationNetwork, UNet
+from odiff.plan import Plan, ViewPlan
+from odiff.plan.schema import Triple
+from odiff.training.precision import autocast, place
+
+TRAINING_PASSES = 3  # forward, and backward to inputs and to weights
+PIECE_VOXELS = 150_000
+WARM_UPS, STEPS = 1, 2
+
+
+@dataclass(frozen=True)
+class TaskFigures:
+    """One number for each task of a view; segmentation is 0 where nothing is segmented, diagnosis where nothing is diagnosed."""
+
+    pretrain: float
+    segmentation: float
+    diagnosis: float
+
+
+def training_work(plan: ViewPlan, classes: int, diagnosis_batch: int) -> TaskFigures:
+    """Multiply-adds of one optimiser step of each task, counted on networks without memory."""
+    x = torch.zeros((1, 1, *plan.patch_zyx), device="meta")
+    t = torch.zeros(1, device="meta")
+    with torch.device("meta"):
+        network = UNet(plan.network)
+        segmenter = SegmentationNetwork(plan.network, classes) if classes else None
+    batch = TRAINING_PASSES * plan.batch_size * plan.accumulate
+    return TaskFigures(
+        batch * _count(lambda: network(x, t)),
+        batch * _count(lambda: segmenter(x, t)) if segmenter else 0.0,
+        TRAINING_PASSES * diagnosis_batch * _count(lambda: network.features(x, t, default_blocks(plan)[-1])),
+    )
+
+
+def _count(work: Callable[[], object]) -> float:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 2
+
+
+class Stopwatch:
+    """Hours that plans take on one device; a network of known widths and stem is measured once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._rates: dict[Any, TaskFigures] = {}
+
+    def hours(self, plan: Plan) -> float:
+        """Hours of all steps of pretraining and of one fold of each task, over all views."""
+        classes, diagnosis_batch = len(plan.labels), plan.diagnosis.batch_size if plan.diagnoses else 0
+        return sum(self._seconds(plan, view, classes, diagnosis_batch) for view in plan.views.values()) / 3600
+
+    def _seconds(self, plan: Plan, view: ViewPlan, classes: int, diagnosis_batch: int) -> float:
+        key = (view.network.stem_zyx, view.network.channels)
+        if key not in self._rates:
+            self._rates[key] = training_rate(view, classes, self.device)
+        rate, work = self._rates[key], training_work(view, classes, diagnosis_batch)
+        seconds = plan.pretrain.steps * work.pretrain / rate.pretrain
+        seconds += plan.diagnosis.steps * work.diagnosis / rate.diagnosis
+        return seconds + (plan.segmentation.steps * work.segmentation / rate.segmentation if classes else 0.0)
+
+
+def training_rate(plan: ViewPlan, classes: int, device: torch.device) -> TaskFigures:
+    """Multiply-adds a second of a training step of each task, on a piece of the patch of about `PIECE_VOXELS`.
+
+    Diagnosis trains the same layers as pretraining and is not measured apart.
+    """
+    piece = piece_of(plan)
+    pretrain = _rate(UNet(plan.network), piece, device)
+    segmentation = _rate(SegmentationNetwork(plan.network, classes), piece, device) if classes else 0.0
+    return TaskFigures(pretrain, segmentation, pretrain)
+
+
+def piece_of(plan: ViewPlan) -> Triple:
+    """The patch, halved in plane while it is over `PIECE_VOXELS` and the network still divides it."""
+    depth, rows, columns = plan.patch_zyx
+    factor = list(plan.network.stem_zyx)
+    for stride in plan.network.strides_zyx:
+        factor = [f * s for f, s in zip(factor, stride, strict=True)]
+    while depth * rows * columns > PIECE_VOXELS:
+        if rows >= columns and rows % (2 * factor[1]) == 0:
+            rows //= 2
+        elif columns % (2 * factor[2]) == 0:
+            columns //= 2
+        else:
+            break
+    return depth, rows, columns
+
+
+def _rate(network: nn.Module, piece: Triple, device: torch.device) -> float:
+    torch.manual_seed(0)
+    network = place(network, device)
+    x, t = torch.randn((1, 1, *piece), device=device), torch.zeros(1, device=device)
+    work = TRAINING_PASSES * _count(lambda: network(x, t))
+    seconds = [_step(network, x, t) for _ in range(WARM_UPS + STEPS)]
+    return work / min(seconds[WARM_UPS:])
+
+
+def _step(network: nn.Module, x: Tensor, t: Tensor) -> float:
+    started = time.perf_counter()
+    with autocast(x.device):
+        loss = network(x, t).float().square().mean()
+    loss.backward()
+    network.zero_grad()
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - started
