@@ -97,8 +97,7 @@ def prepare_ours(folder: Path) -> tuple[dict[str, Any], Callable[[], object]]:
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)
     batches, numbers = our_batches(folder), itertools.count()
-    image, classes = batches[0]
-    info = {"batch": "x".join(map(str, image.shape)), "augmentation": vars(the_plan(folder).segmentation.augmentation)}
+    info = {"batch": "x".join(map(str, batches[0][0].shape)), "augmentation": vars(the_plan(folder).segmentation.augmentation)}
     return info, lambda: [batches[next(numbers)] for _ in range(BATCHES)]
 
 
