@@ -106,6 +106,14 @@ def test_a_mask_without_structures_has_no_places_and_leaves_the_patch_where_it_w
     assert centred_on_structure(rows, (2, 3, 4), (1, 1, 1), [1, 2, 3], np.random.default_rng(0)) == [1, 2, 3]
 
 
+def test_neighbouring_labels_are_drawn_as_often_whatever_their_size():
+    rows = np.array([[4, 0, 0, 0], *[[5, 0, 0, 20]] * 9], np.int16)
+    rng = np.random.default_rng(0)
+    starts = [centred_on_structure(rows, (1, 1, 30), (1, 1, 3), [0, 0, 0], rng)[2] for _ in range(400)]
+    assert set(starts) == {0, 19}
+    assert np.mean(np.array(starts) == 0) == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_patch_larger_than_the_volume_is_centred():
     rows = np.array([[4, 0, 0, 5]], np.int16)
     assert centred_on_structure(rows, (4, 8, 30), (8, 8, 10), [0, 0, 0], np.random.default_rng(0)) == [-2, 0, 0]
