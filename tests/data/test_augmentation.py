@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from odiff.data.augmentation import AIR, IGNORE, augment, sample_linear, sample_nearest, source_yx
+from odiff.data.augmentation import augment
 from odiff.data.intensities import blur, change_gamma, change_intensities
+from odiff.data.warp import AIR, IGNORE, sample_image, sample_labels, source_yx
 from odiff.learning.segmentation import no_augmentation
 from odiff.plan import Augmentation
 
@@ -24,36 +25,42 @@ def some_map():
     return matrix, shift, centre - matrix @ (centre + shift)
 
 
-def by_scipy(volume, order, outside):
+def by_scipy(volume, mode, outside):
     matrix, _, offset = some_map()
-    return np.stack([ndimage.affine_transform(p, matrix, offset, order=order, mode="constant", cval=outside) for p in volume])
-
-
-def places():
-    matrix, shift, _ = some_map()
-    source = source_yx(SHAPE[1:], matrix, shift)
-    last = torch.tensor(SHAPE[1:]).view(2, 1, 1) - 1
-    is_inside = ((source >= 0) & (source <= last)).all(dim=0).numpy()
-    is_outside = ((source < -1) | (source > last + 1)).any(dim=0).numpy()
-    assert is_inside.any() and is_outside.any()
-    return source, is_inside, is_outside
+    return np.stack([ndimage.affine_transform(p, matrix, offset, order=1, mode=mode, cval=outside) for p in volume])
 
 
 def test_images_move_as_scipy_moves_every_slice_alone():
     image = np.random.default_rng(0).uniform(-1, 1, SHAPE).astype(np.float32)
-    source, is_inside, is_outside = places()
-    moved = sample_linear(torch.from_numpy(image.copy())[None], source)[0].numpy()
-    assert np.allclose(moved[:, is_inside], by_scipy(image, 1, AIR)[:, is_inside], atol=1e-4)
-    assert np.allclose(moved[:, is_outside], AIR, atol=1e-6)
+    matrix, shift, _ = some_map()
+    moved = sample_image(torch.from_numpy(image.copy())[None], source_yx(SHAPE[1:], matrix, shift))[0].numpy()
+    wanted = by_scipy(image, "grid-constant", AIR)
+    assert (wanted == AIR).any()
+    assert np.allclose(moved, wanted, atol=1e-4)
 
 
-def test_masks_move_to_the_nearest_label_and_are_unknown_outside():
-    mask = np.random.default_rng(0).choice(np.array([0, 3, 26], np.int16), SHAPE)
-    source, is_inside, is_outside = places()
-    moved = sample_nearest(mask[None], source)[0]
+def test_a_moved_mask_has_the_label_with_the_largest_linear_share():
+    """Counting the outside as a label of its own."""
+    coarse = np.random.default_rng(0).choice(np.array([0, 3, 26], np.int16), (SHAPE[0], 8, 13))
+    mask = coarse.repeat(3, axis=1).repeat(3, axis=2)[:, : SHAPE[1], : SHAPE[2]]
+    mask[:, ::5, ::4] = 26
+    values = np.array([IGNORE, 0, 3, 26])
+    shares = np.stack([by_scipy((mask == v).astype(float), "grid-constant", float(v == IGNORE)) for v in values])
+    matrix, shift, _ = some_map()
+    moved = sample_labels(mask[None], source_yx(SHAPE[1:], matrix, shift))[0]
+    ordered = np.sort(shares, axis=0)
+    is_clear = ordered[-1] - ordered[-2] > 1e-4
+    assert is_clear.mean() > 0.95
     assert moved.dtype == mask.dtype
-    assert np.array_equal(moved[:, is_inside], by_scipy(mask, 0, IGNORE)[:, is_inside])
-    assert (moved[:, is_outside] == IGNORE).all()
+    assert np.array_equal(moved[is_clear], values[shares.argmax(axis=0)][is_clear])
+    assert set(np.unique(moved)) == set(values)
+
+
+def test_a_mask_moved_by_whole_pixels_is_a_shifted_mask():
+    mask = np.random.default_rng(0).integers(0, 5, SHAPE).astype(np.int16)
+    moved = sample_labels(mask[None], source_yx(SHAPE[1:], np.eye(2), np.array([2.0, -3.0])))[0]
+    assert np.array_equal(moved[:, 2:, :-3], mask[:, :-2, 3:])
+    assert (moved[:, :2] == IGNORE).all() and (moved[:, :, -3:] == IGNORE).all()
 
 
 @pytest.mark.parametrize("sigma", [0.2, 0.45, 0.7, 2.0])
@@ -117,7 +124,11 @@ def test_mirrored_samples_swap_sides():
     mask[..., 0] = 1
     settings = no_augmentation()
     found = {
-        tuple(augment(mask, mask, settings, np.random.default_rng(seed), mirror_axes=(2,), left_right=((1, 2),))[1][0, 0, 0])
+        tuple(
+            augment(mask, mask, settings, np.random.default_rng(seed), mirror_axes=(2,), left_right=((1, 2),))[1][
+                0, 0, 0
+            ]
+        )
         for seed in range(10)
     }
     assert found == {(1, 0, 0, 0), (0, 0, 0, 2)}

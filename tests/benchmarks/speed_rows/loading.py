@@ -32,9 +32,9 @@ CASES, BATCHES, STEPS = 6, 8, 4
 TRANSFORMS = {
     "foreground": "a share `foreground_fraction` of the patches is centred on a voxel of a random structure",
     "rotation": "p 1, in plane, uniform within rotation_deg",
-    "scale": "p 1, in plane; ours log-uniform within scale, peer uniform between the same ends",
+    "scale": "p 1, in plane, log-uniform within scale",
     "shift": "p 1, in plane, uniform within shift of the patch",
-    "interpolation": "image linear, mask nearest",
+    "interpolation": "image linear; mask the label with the largest share of a linear interpolation, as nnU-Net has it",
     "brightness": "p, additive, normal of that deviation",
     "contrast": "p, about the mean, range kept",
     "gamma": "p, mean and deviation kept",
@@ -48,21 +48,24 @@ def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
     """The row; `work` is filled on the first call."""
     folder = work / "loading"
     prepare(folder)
-    with Worker("loading", "ours", str(folder)) as ours, Worker("loading", "nearest", str(folder)) as peer:
+    with Worker("loading", "ours", str(folder)) as ours, Worker("loading", "bilinear", str(folder)) as peer:
         sides = alternate(ours, peer, repeats)
-    with Worker("loading", "bilinear", str(folder)) as shipped, Worker("loading", "full", str(folder)) as full:
-        others = alternate(shipped, full, max(1, repeats // 2))
+    with Worker("loading", "nearest", str(folder)) as nearest, Worker("loading", "full", str(folder)) as full:
+        others = alternate(nearest, full, max(1, repeats // 2))
     with Worker("loading", "step", str(folder)) as training:
         step = Side([training() for _ in range(3)])
-    loading = float(np.median(sides[0].seconds)) / BATCHES
-    per_step = float(np.median(step.seconds)) / STEPS
+    per_batch, per_step = seconds_each(sides[0], BATCHES), seconds_each(step, STEPS)
     return make_row(
         name, f"augmented batch {ours.info['batch']}, one worker", *sides, items=BATCHES,
-        transforms=TRANSFORMS, augmentation=ours.info["augmentation"], batch=ours.info["batch"],
-        training_step_seconds=round(per_step, 4), keeps_up=loading <= per_step,
-        peer_with_mask_interpolation_as_shipped=round(float(np.median(others[0].seconds)) / BATCHES, 4),
-        peer_with_all_its_augmentation=round(float(np.median(others[1].seconds)) / BATCHES, 4),
+        transforms=TRANSFORMS, augmentation=ours.info["augmentation"],
+        training_step_seconds=per_step, training_threads=training.info["threads"], keeps_up=per_batch <= per_step,
+        peer_with_nearest_masks=seconds_each(others[0], BATCHES), peer_with_all_its_augmentation=seconds_each(others[1], BATCHES),
     )  # fmt: skip
+
+
+def seconds_each(side: Side, items: int) -> float:
+    """Median seconds of one of the pieces that each sample holds."""
+    return round(float(np.median(side.seconds)) / items, 4)
 
 
 def prepare(folder: Path) -> None:
@@ -104,8 +107,7 @@ def prepare_ours(folder: Path) -> tuple[dict[str, Any], Callable[[], object]]:
 def prepare_step(folder: Path) -> tuple[dict[str, Any], Callable[[], object]]:
     """Training steps of the default plan on one batch that is already loaded, with the threads torch chooses."""
     plan = the_plan(folder)
-    view, recipe = plan.views[VIEW], plan.segmentation
-    batch = our_batches(folder)[0]
+    recipe, batch = plan.segmentation, our_batches(folder)[0]
     network = build_segmentation(plan, VIEW)
     settings = LoopSettings(
         steps=10**6, accumulate=1, gradient_clip=recipe.gradient_clip, weight_decay=recipe.weight_decay,
@@ -123,7 +125,7 @@ def prepare_step(folder: Path) -> tuple[dict[str, Any], Callable[[], object]]:
 
     loader = itertools.repeat(batch)
     update(state, settings, loader, loss, rates)
-    return {"view": view.view}, lambda: [update(state, settings, loader, loss, rates) for _ in range(STEPS)]
+    return {"threads": torch.get_num_threads()}, lambda: [update(state, settings, loader, loss, rates) for _ in range(STEPS)]
 
 
 def prepare_peer(folder: Path, kind: str) -> tuple[dict[str, Any], Callable[[], object]]:

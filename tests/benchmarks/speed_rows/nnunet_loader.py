@@ -91,8 +91,8 @@ def same_transforms(view: ViewPlan, settings: Augmentation, mode_seg: str) -> An
 def batches(folder: Path, view: ViewPlan, settings: Augmentation, foreground_fraction: float, kind: str) -> Any:
     """nnU-Net's loader, which gives one batch for every `next`.
 
-    `kind`: ``nearest`` draws what odiff draws; ``bilinear`` too, but keeps nnU-Net's interpolation of masks; ``full`` is
-    nnU-Net's complete default augmentation, which reads more than the patch to fill the corners that rotation brings in.
+    `kind`: ``bilinear`` does what odiff does; ``nearest`` too, but takes the nearest label; ``full`` is nnU-Net's complete
+    default augmentation, which reads more than the patch to fill the corners that rotation brings in.
     """
     set_folders(folder)
     from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
