@@ -27,7 +27,7 @@ from speed_rows import nnunet_loader
 from speed_rows.measure import Side, Worker, alternate, make_row, serve
 
 VIEW, DATASET = "sagittal", "Dataset001_Knee"
-CASES, BATCHES, STEPS = 6, 8, 4
+CASES, BATCHES, STEPS = 6, 8, 1
 # What each side draws per sample; p is `augmentation.probability` of the plan, the other names are its fields.
 TRANSFORMS = {
     "foreground": "a share `foreground_fraction` of the patches is centred on a voxel of a random structure",
