@@ -12,7 +12,7 @@ import numpy as np
 from odiff.data.index import PreparedCase, PreparedDataset, PreparedSeries, write_index
 from odiff.data.labels import IGNORE
 from odiff.data.preprocessing import prepare
-from odiff.data.store import read_stored, write_array, write_prepared
+from odiff.data.store import FORMAT, read_stored, write_array, write_prepared
 from odiff.dataset import Case, Dataset, Series, make_splits, read_splits
 from odiff.errors import DatasetError, OdiffError
 from odiff.experiment_planning.fingerprint import file_stamp
@@ -65,7 +65,7 @@ def preprocess_stamp(series: Series, plan: Plan, is_left: bool) -> str:
     view = plan.views[series.view]
     read = [
         file_stamp(series), view.spacing_zyx_mm, to_plain(view.normalisation), plan.ignore_label, plan.sparse_slices,
-        plan.left_right, is_left,
+        plan.left_right, is_left, FORMAT,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]
 

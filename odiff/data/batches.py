@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
@@ -41,12 +42,10 @@ class BatchSource:
         return np.random.default_rng([self.seed, 0, epoch]).permutation(items)
 
 
-def read_patch(
-    folder: Path, name: str, start_zyx: Sequence[int], patch_zyx: Sequence[int], outside: float
-) -> np.ndarray:
+def read_patch(array: blosc2.NDArray, start_zyx: Sequence[int], patch_zyx: Sequence[int], outside: float) -> np.ndarray:
     """(1, z, y, x) from a preprocessed array, `outside` where the patch reaches beyond the volume."""
     box = [[low, low + size] for low, size in zip(start_zyx, patch_zyx, strict=True)]
-    return crop_and_pad_nd(open_array(folder / f"{name}.b2nd"), box, pad_value=outside)[None]
+    return crop_and_pad_nd(array, box, pad_value=outside)[None]
 
 
 def patch_start(shape_zyx: Sequence[int], patch_zyx: Sequence[int], rng: np.random.Generator) -> list[int]:
@@ -68,16 +67,15 @@ class PretrainBatches(Dataset):
 
     def _one(self, name: str, rng: np.random.Generator) -> np.ndarray:
         source = self.source
-        shape = open_array(source.folder / f"{name}.b2nd").shape
-        start = patch_start(shape, source.plan.patch_zyx, rng)
-        image = read_patch(source.folder, name, start, source.plan.patch_zyx, AIR).astype(np.float32)
+        array = open_array(source.folder / f"{name}.b2nd")
+        image = read_patch(array, patch_start(array.shape, source.plan.patch_zyx, rng), source.plan.patch_zyx, AIR)
         return augment(image, None, source.augmentation, rng, mirror_axes=source.plan.mirror_axes)[0]
 
 
 class SegmentationBatches(Dataset):
     """Patches with their masks; some are centred on a voxel of a random structure.
 
-    Items are (image (b, 1, z, y, x) float32, classes (b, z, y, x) int64, `IGNORE` where nothing is known).
+    Items are (image (b, 1, z, y, x) float32, classes (b, z, y, x) int16, `IGNORE` where nothing is known).
     """
 
     def __init__(
@@ -95,39 +93,46 @@ class SegmentationBatches(Dataset):
 
     def _one(self, name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         source, patch = self.source, self.source.plan.patch_zyx
-        mask = open_array(source.folder / f"{name}_seg.b2nd")[:]
-        start = patch_start(mask.shape, patch, rng)
+        array, labels = (open_array(source.folder / f"{file}.b2nd") for file in (name, f"{name}_seg"))
+        start = patch_start(array.shape, patch, rng)
         if rng.random() < self.foreground_fraction:
-            start = _centred_on_structure(mask, patch, start, rng)
-        image = read_patch(source.folder, name, start, patch, AIR).astype(np.float32)
-        labels = read_patch(source.folder, f"{name}_seg", start, patch, IGNORE)
+            places = open_array(source.folder / f"{name}_places.b2nd")[:]
+            start = centred_on_structure(places, array.shape, patch, start, rng)
+        image, mask = read_patch(array, start, patch, AIR), read_patch(labels, start, patch, IGNORE)
         image, moved = augment(
-            image, labels, source.augmentation, rng, mirror_axes=source.plan.mirror_axes, left_right=source.left_right
+            image, mask, source.augmentation, rng, mirror_axes=source.plan.mirror_axes, left_right=source.left_right
         )
-        return image, (labels if moved is None else moved)[0]
+        return image, (mask if moved is None else moved)[0]
 
 
-def _centred_on_structure(
-    mask: np.ndarray, patch_zyx: Sequence[int], otherwise: list[int], rng: np.random.Generator
+def centred_on_structure(
+    places: np.ndarray,
+    shape_zyx: Sequence[int],
+    patch_zyx: Sequence[int],
+    otherwise: list[int],
+    rng: np.random.Generator,
 ) -> list[int]:
-    values = [value for value in np.unique(mask) if value > 0]
-    if not values:
+    """The corner of a patch around a random voxel of a random structure; `otherwise` where `places` holds none."""
+    labels = places[:, 0]
+    if not len(labels):
         return otherwise
-    voxels = np.argwhere(mask == rng.choice(values))
-    centre = voxels[rng.integers(len(voxels))]
-    room = [size - patch for size, patch in zip(mask.shape, patch_zyx, strict=True)]
+    first, last = np.searchsorted(labels, rng.choice(np.unique(labels)) + np.array([0, 1]))
+    centre = places[rng.integers(first, last), 1:]
+    room = [size - patch for size, patch in zip(shape_zyx, patch_zyx, strict=True)]
     return [
-        int(np.clip(c - patch // 2, 0, free)) if free > 0 else free // 2
+        min(max(int(c) - patch // 2, 0), free) if free > 0 else free // 2
         for c, patch, free in zip(centre, patch_zyx, room, strict=True)
     ]
 
 
 def class_indices(labels: np.ndarray, class_values: Sequence[int]) -> Tensor:
-    """Label values, however numbered, to the indices of the network's outputs; others become `IGNORE`."""
-    indices = np.full(labels.shape, IGNORE, np.int64)
-    for index, value in enumerate(class_values):
-        indices[labels == value] = index
-    return torch.from_numpy(indices)
+    """Label values (int16 at most) to the indices of the network's outputs, int16; all other values become `IGNORE`."""
+    are_indices = tuple(class_values) == tuple(range(len(class_values)))
+    if are_indices and labels.min(initial=0) >= IGNORE and labels.max(initial=0) < len(class_values):
+        return torch.from_numpy(labels.astype(np.int16, copy=False))
+    table = np.full(2**16, IGNORE, np.int16)
+    table[list(class_values)] = np.arange(len(class_values))
+    return torch.from_numpy(table[labels])
 
 
 @dataclass(frozen=True)
@@ -165,4 +170,4 @@ class DiagnosisBatches(Dataset):
 
 def whole_view(folder: Path, name: str, patch_zyx: Sequence[int]) -> list[np.ndarray]:
     """A preprocessed series as tiles (1, z, y, x) of the patch size that cover it; one, centred, where it fits."""
-    return split_tiles(open_array(folder / f"{name}.b2nd")[:].astype(np.float32), patch_zyx)
+    return split_tiles(torch.from_numpy(open_array(folder / f"{name}.b2nd")[:]).float().numpy(), patch_zyx)

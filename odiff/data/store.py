@@ -1,5 +1,6 @@
 """Preprocessed series on disk: blosc2 arrays that can be read in part, and a JSON that describes them."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from odiff.errors import DatasetError
 from odiff.plan import from_plain, to_plain
 from odiff.storage import atomic_path, read_json, write_json
 
-COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1}
+COMPRESSION = {"codec": blosc2.Codec.LZ4, "clevel": 5}
+# Counted up when arrays are stored in another way, so that older ones are made again.
+FORMAT = 2
+VOXELS_PER_LABEL = 1000
+MEMORY_MAP = None if os.name == "nt" else "r"
 ADVICE = "run odiff_plan_and_preprocess again"
 
 
@@ -29,14 +34,33 @@ class StoredSeries:
 
 
 def write_prepared(folder: Path, name: str, prepared: PreparedVolume, stamp: str) -> None:
-    """Write ``<name>.b2nd`` (float16), ``<name>_seg.b2nd`` (int16) and, last, ``<name>.json``."""
+    """Write ``<name>.b2nd`` (float16) and, last, ``<name>.json``.
+
+    Where there is a mask, also ``<name>_seg.b2nd`` (int16) and ``<name>_places.b2nd``, see `structure_places`.
+    """
     write_array(folder / f"{name}.b2nd", torch.from_numpy(prepared.image).half().numpy())
     values: tuple[int, ...] = ()
     if prepared.mask is not None:
         write_array(folder / f"{name}_seg.b2nd", prepared.mask)
+        write_array(folder / f"{name}_places.b2nd", structure_places(prepared.mask))
         values = tuple(label_counts(prepared.mask))
     stored = StoredSeries(name, stamp, prepared.mask is not None, values, prepared.geometry)
     write_json(folder / f"{name}.json", to_plain(stored))
+
+
+def structure_places(mask: np.ndarray, most: int = VOXELS_PER_LABEL) -> np.ndarray:
+    """Rows (label, z, y, x) int16 of up to `most` voxels of each label above 0, evenly drawn, sorted by label.
+
+    They stand for the mask (z, y, x) wherever a voxel of a structure is wanted; the draw depends on the mask alone.
+    """
+    voxels = np.random.default_rng(0).permutation(np.flatnonzero(mask > 0))
+    labels = mask.ravel()[voxels]
+    order = np.argsort(labels, kind="stable")
+    labels, voxels = labels[order], voxels[order]
+    first = np.searchsorted(labels, labels, side="left")
+    kept = np.arange(len(labels)) - first < most
+    places = np.unravel_index(voxels[kept], mask.shape)
+    return np.stack([labels[kept], *places], axis=1).astype(np.int16)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -54,6 +78,6 @@ def read_stored(folder: Path, name: str) -> StoredSeries:
 def open_array(path: Path) -> blosc2.NDArray:
     """A preprocessed array that reads from disk what is sliced from it."""
     try:
-        return blosc2.open(str(path), mode="r")
+        return blosc2.open(str(path), mode="r", mmap_mode=MEMORY_MAP)
     except (OSError, RuntimeError, ValueError) as fault:
         raise DatasetError(f"{path}: cannot be read ({fault}); {ADVICE}") from None

@@ -43,7 +43,8 @@ def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, classes: Tensor, dice_weight: float, cross_entropy_weight: float) -> Tensor:
-    """Weighted sum of both."""
+    """Weighted sum of both; `classes` of any integer type."""
+    classes = classes.long()
     return dice_weight * soft_dice_loss(logits, classes) + cross_entropy_weight * cross_entropy(logits, classes)
 
 
