@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-STEPS = ("pretrain.steps=3", "segmentation.steps=3", "diagnosis.steps=3", "diagnosis.head_steps=3")
+STEPS = ("pretrain.steps=2", "segmentation.steps=2", "diagnosis.steps=2", "diagnosis.head_steps=2")
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,20 @@ class Setting:
     number: int
     size: str
     preset: str
+    view: str = "sagittal"
     memory_gb: float | None = None
 
 
 SETTINGS = (
     Setting(1, "demo", "cpu_demo"),
     Setting(2, "standard", "cpu_demo"),
-    Setting(3, "standard", "default"),
-    Setting(4, "demo", "default"),
-    Setting(5, "tiny", "default"),
-    Setting(6, "standard", "default", 2.0),
+    Setting(3, "demo", "default"),
+    Setting(4, "standard", "default", "sagittal", 4.0),
+    Setting(5, "standard", "default", "coronal", 4.0),
+    Setting(6, "standard", "default", "axial", 4.0),
+    Setting(7, "standard", "default", "sagittal", 2.0),
+    Setting(8, "standard", "default", "coronal", 2.0),
+    Setting(9, "standard", "default", "axial", 2.0),
 )
 
 CHILD = """
@@ -44,12 +48,12 @@ from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 import odiff.inference.predict, psutil
 idle = tree_memory_gb(psutil.Process())
-folder, number, task, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3], tuple(sys.argv[4:])
+folder, number, view, task, overrides = Path(sys.argv[1]), *sys.argv[2:5], tuple(sys.argv[5:])
 with PeakMemory(0.02) as memory:
     options = TrainOptions(task, "all", "none" if task != "pretrain" else "auto")
     settings = RunSettings(0, torch.device("cpu"), 0, restart=True)
-    context = train_view(folder / "preprocessed", folder / "results", number, "sagittal", options, settings, overrides)
-plan = context.plan.views["sagittal"]
+    context = train_view(folder / "preprocessed", folder / "results", number, view, options, settings, overrides)
+plan = context.plan.views[view]
 print(json.dumps({"measured": memory.peak_gb - idle, "estimate": plan.estimated_memory_gb, "patch": plan.patch_zyx,
                   "stem": plan.network.stem_zyx, "channels": plan.network.channels, "batch": plan.batch_size}))
 """
@@ -63,7 +67,7 @@ def prepare(folder: Path, setting: Setting) -> None:
     raw = folder / "raw" / f"Dataset{setting.number:03d}_Knee"
     if not (raw / "dataset.json").exists():
         write_phantom_dataset(raw, joint="knee", cases=6, seed=0, size=setting.size)
-    options = PlanningOptions(preset=setting.preset, views=("sagittal",), memory_gb=setting.memory_gb)
+    options = PlanningOptions(preset=setting.preset, views=(setting.view,), memory_gb=setting.memory_gb)
     plan_and_preprocess(folder / "raw", folder / "preprocessed", str(setting.number), options, lambda _: None)
 
 
@@ -79,12 +83,21 @@ def main() -> None:
             continue
         prepare(arguments.folder, setting)
         for task in ("pretrain", "segmentation", "diagnosis"):
-            command = [sys.executable, "-c", CHILD, str(arguments.folder), str(setting.number), task, *STEPS]
+            command = [
+                sys.executable,
+                "-c",
+                CHILD,
+                str(arguments.folder),
+                str(setting.number),
+                setting.view,
+                task,
+                *STEPS,
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
             found = json.loads(done.stdout.splitlines()[-1])
-            name = f"{setting.size}, {setting.preset}"
+            name = f"{setting.size}, {setting.preset}, {setting.view}, {setting.memory_gb or 'free'} GB"
             patch, ratio = "x".join(map(str, found["patch"])), found["estimate"] / found["measured"]
             row = (
                 name,
