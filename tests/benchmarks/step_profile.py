@@ -42,9 +42,8 @@ def main() -> None:
         print(f"| {name} | {value:.2f} | {100 * value / total:.0f} % |")
     limits = machine_limits()
     rate = 6 * info["multiply_adds_g"] / total
-    print(
-        f"\n{total:.2f} s, {rate:.0f} GFLOP/s of {limits['matrix_product_gflops']:.0f} of a matrix product, copy {limits['copy_gb_per_s']} GB/s"
-    )
+    product, copy = limits["matrix_product_gflops"], limits["copy_gb_per_s"]
+    print(f"\n{total:.2f} s, {rate:.0f} GFLOP/s of {product:.0f} of a matrix product; a copy moves {copy} GB/s")
 
 
 if __name__ == "__main__":
