@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers that compute with every core each wait for one another; read when torch is imported, by commands they start too.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.phantom import write_phantom_dataset
 
