@@ -101,7 +101,10 @@ def own_peak_gb() -> float:
 
 
 def run_command(command: Sequence[str], environment: dict[str, str] | None = None) -> Sample:
-    """A whole command from start to exit; its tree's memory is sampled every 20 ms."""
+    """A whole command from start to exit; its tree's memory is sampled every 20 ms.
+
+    A page that several processes share is counted once (PSS): forked workers would else be counted with all of their parent.
+    """
     with tempfile.TemporaryFile("w+") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -130,7 +133,7 @@ def _watch(pid: int, peak: list[float], stop: threading.Event) -> None:
         total = 0
         for one in tree:
             try:
-                total += one.memory_info().rss
+                total += one.memory_full_info().pss
             except psutil.Error:
                 continue
         peak[0] = max(peak[0], total / GIB)
