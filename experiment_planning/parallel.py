@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -68,12 +69,13 @@ def _context() -> BaseContext:
     """On Linux workers are forked from a server that did nothing but import; elsewhere each imports for itself.
 
     Importing torch takes longer than a hundred small files. The server has started no threads, so that forking it is safe where
-    forking the caller might not be.
+    forking the caller might not be. A folder `odiff` in the current one, as in a checkout, would be imported by the server in place
+    of the installed package: then the workers import, whose path is the caller's.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload([] if Path("odiff").is_dir() else PRELOADED)
     return context
 
 

@@ -116,3 +116,15 @@ def test_mistakes_get_exit_code_two_and_no_traceback(roots, mistake):
     assert done.returncode == 2, done.stderr
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_called_odiff_in_the_current_one_is_not_imported(roots):
+    """As in a checkout of odiff, whose folder `odiff` lacks what is installed beside it."""
+    shadow = roots / "odiff"
+    shadow.mkdir()
+    (shadow / "__init__.py").write_text("")
+    try:
+        done = call("odiff_verify_dataset", "1", roots=roots)
+    finally:
+        shutil.rmtree(shadow)
+    assert done.returncode == 0, done.stderr
