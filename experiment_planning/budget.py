@@ -11,9 +11,8 @@ RESOLUTIONS = (1.0, 0.5, 0.25)
 ENOUGH_STEPS = 0.5
 MOST_STEPS = 4.0
 LEAST_STEPS = 0.02
-BESIDE_STEPS = (
-    1.2  # loading, validation, checkpoints and the warm-up of the diagnosis head, as a factor on the steps' time
-)
+# Loading, validation, checkpoints and the warm-up of the diagnosis head, as a factor on the steps' time.
+BESIDE_STEPS = 1.2
 
 
 @dataclass(frozen=True)

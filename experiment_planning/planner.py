@@ -69,11 +69,8 @@ def plan_dataset(
     PlanError
         A view has no images, or `like` does not have it.
     """
-    rule, source = (
-        "the type in which convolutions run fastest here; odiff_train --precision overrides it",
-        machine.precision,
-    )
-    decisions = [Decision("precision", machine.precision.partition(":")[0], rule, source)]
+    rule = "the type in which convolutions run fastest here; odiff_train --precision overrides it"
+    decisions = [Decision("precision", machine.precision.partition(":")[0], rule, machine.precision)]
     planned = {}
     for view in views:
         if view not in fingerprint.views:

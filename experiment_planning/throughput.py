@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from odiff.plan import Plan, ViewPlan
 from odiff.plan.schema import Triple
 from odiff.training.precision import autocast, place
 
+Network = TypeVar("Network", bound=nn.Module)
 TRAINING_PASSES = 3  # forward, and backward to inputs and to weights
 PIECE_VOXELS = 150_000
 WARM_UPS, STEPS = 1, 2
@@ -31,22 +32,28 @@ class TaskFigures:
 
 def training_work(plan: ViewPlan, classes: int, diagnosis_batch: int) -> TaskFigures:
     """Multiply-adds of one optimiser step of each task, counted on networks without memory."""
-    x = torch.zeros((1, 1, *plan.patch_zyx), device="meta")
-    t = torch.zeros(1, device="meta")
-    with torch.device("meta"):
-        network = UNet(plan.network)
-        segmenter = SegmentationNetwork(plan.network, classes) if classes else None
     batch = TRAINING_PASSES * plan.batch_size * plan.accumulate
+    last = default_blocks(plan)[-1]
     return TaskFigures(
-        batch * _count(lambda: network(x, t)),
-        batch * _count(lambda: segmenter(x, t)) if segmenter else 0.0,
-        TRAINING_PASSES * diagnosis_batch * _count(lambda: network.features(x, t, default_blocks(plan)[-1])),
+        batch * multiply_adds(lambda: UNet(plan.network), plan.patch_zyx),
+        batch * multiply_adds(lambda: SegmentationNetwork(plan.network, classes), plan.patch_zyx) if classes else 0.0,
+        TRAINING_PASSES
+        * diagnosis_batch
+        * multiply_adds(lambda: UNet(plan.network), plan.patch_zyx, lambda network, x, t: network.features(x, t, last)),
     )
 
 
-def _count(work: Callable[[], object]) -> float:
+def multiply_adds(
+    build: Callable[[], Network], shape_zyx: Triple, run: Callable[[Network, Tensor, Tensor], object] | None = None
+) -> float:
+    """Multiply-adds of one forward pass of what `build` gives, or of `run(network, volume, time step)`, batch 1.
+
+    Counted on a network without memory: on a real device the counter does not see convolutions that go to oneDNN directly.
+    """
+    with torch.device("meta"):
+        network, x, t = build(), torch.zeros((1, 1, *shape_zyx)), torch.zeros(1)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        work()
+        (run or (lambda network, x, t: network(x, t)))(network, x, t)
     return counter.get_total_flops() / 2
 
 
@@ -78,8 +85,8 @@ def training_rate(plan: ViewPlan, classes: int, device: torch.device) -> TaskFig
     Diagnosis trains the same layers as pretraining and is not measured apart.
     """
     piece = piece_of(plan)
-    pretrain = _rate(UNet(plan.network), piece, device)
-    segmentation = _rate(SegmentationNetwork(plan.network, classes), piece, device) if classes else 0.0
+    pretrain = _rate(lambda: UNet(plan.network), piece, device)
+    segmentation = _rate(lambda: SegmentationNetwork(plan.network, classes), piece, device) if classes else 0.0
     return TaskFigures(pretrain, segmentation, pretrain)
 
 
@@ -99,13 +106,11 @@ def piece_of(plan: ViewPlan) -> Triple:
     return depth, rows, columns
 
 
-def _rate(network: nn.Module, piece: Triple, device: torch.device) -> float:
-    torch.manual_seed(0)
-    network = place(network, device)
+def _rate(build: Callable[[], nn.Module], piece: Triple, device: torch.device) -> float:
+    network = place(build(), device)
     x, t = torch.randn((1, 1, *piece), device=device), torch.zeros(1, device=device)
-    work = TRAINING_PASSES * _count(lambda: network(x, t))
     seconds = [_step(network, x, t) for _ in range(WARM_UPS + STEPS)]
-    return work / min(seconds[WARM_UPS:])
+    return TRAINING_PASSES * multiply_adds(build, piece) / min(seconds[WARM_UPS:])
 
 
 def _step(network: nn.Module, x: Tensor, t: Tensor) -> float:

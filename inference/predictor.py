@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
+from scipy.special import expit
 
 from odiff.data.preprocessing import PreparedVolume, prepare
 from odiff.data.sliding_window import split_tiles
@@ -16,7 +17,6 @@ from odiff.geometry import Volume, image_from_volume, volume_from_image
 from odiff.inference.models import LoadedModels, load_models
 from odiff.learning.diagnose import embed_volume, volume_logits
 from odiff.learning.segment import labels_and_probabilities_on_grid, labels_on_grid, probability_slabs
-from odiff.metrics.calibration import sigmoid
 from odiff.plan import Plan
 
 
@@ -135,7 +135,7 @@ class Predictor:
             lateralities = ["R", "L"]
         logits = np.mean([self._logits(case, views, side) for side in lateralities], axis=0)
         calibration = self.models.calibration.get("fused" if self._uses_fusion(views) else views[0])
-        probabilities = calibration.calibration.apply(logits[None])[0] if calibration else sigmoid(logits)
+        probabilities = calibration.calibration.apply(logits[None])[0] if calibration else expit(logits)
         return Diagnosis(
             dict(zip(self.plan.diagnoses, map(float, probabilities), strict=True)),
             views,

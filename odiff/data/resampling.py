@@ -40,12 +40,15 @@ def resample(volume: Tensor, shape_zyx: tuple[int, ...]) -> Tensor:
 
 def _along_depth(volume: Tensor, depth: int) -> Tensor:
     """Linear interpolation between whole slices, (c, z, y, x) -> (c, depth, y, x)."""
-    slices = volume.shape[1]
-    places = ((torch.arange(depth, dtype=torch.float64) + 0.5) * (slices / depth) - 0.5).clamp(0, slices - 1)
-    below = places.long()
-    share = (places - below).to(volume)[:, None, None]
-    below = below.to(volume.device)
-    return torch.lerp(volume[:, below], volume[:, (below + 1).clamp(max=slices - 1)], share)
+    below, above, share = neighbours(volume.shape[1], depth)
+    return torch.lerp(volume[:, below], volume[:, above], torch.from_numpy(share).to(volume)[:, None, None])
+
+
+def neighbours(slices: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `wanted` slices of the same field of view the slices below and above it, and the share of the latter."""
+    place = np.clip((np.arange(wanted) + 0.5) * (slices / wanted) - 0.5, 0, slices - 1)
+    below = place.astype(int)
+    return below, np.minimum(below + 1, slices - 1), (place - below).astype(np.float32)
 
 
 def resample_labels(labels: np.ndarray, shape_zyx: tuple[int, ...]) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from odiff.data.preprocessing import SeriesGeometry, slices_of
-from odiff.data.resampling import resample
+from odiff.data.resampling import neighbours, resample
 from odiff.geometry import canonical_shape, from_canonical, mirror
 
 SLAB_BYTES = 2**25
@@ -89,13 +89,6 @@ def restored_slabs(
             block = slice(low, min(low + step, until))
             yield _between(plane, below[block] - first, above[block] - first, share[block]), classes
         ready = until
-
-
-def neighbours(slices: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `wanted` slices of the same field of view the slices below and above it, and the share of the latter."""
-    place = np.clip((np.arange(wanted) + 0.5) * (slices / wanted) - 0.5, 0, slices - 1)
-    below = place.astype(int)
-    return below, np.minimum(below + 1, slices - 1), (place - below).astype(np.float32)
 
 
 def _between(plane: Tensor, below: np.ndarray, above: np.ndarray, share: np.ndarray) -> Tensor:

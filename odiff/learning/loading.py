@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from odiff.training.checkpoint import Checkpoint, load_weights
-from odiff.training.precision import precision_of
+from odiff.training.precision import place
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -28,7 +28,6 @@ def trained_network(build: Callable[[], Network], checkpoint: Checkpoint, device
     load_weights(network, weights, str(checkpoint.path))  # compares names and shapes; a meta tensor takes no values
     checkpoint.tensors.clear()
     for name in weights:  # copies, so that no tensor keeps the file mapped into memory
-        layout = precision_of(device).memory_format if weights[name].ndim == 5 else torch.contiguous_format
-        weights[name] = weights[name].to(device).clone(memory_format=layout)
+        weights[name] = weights[name].clone()
     network.load_state_dict(weights, assign=True)
-    return network.eval()
+    return place(network, device).eval()

@@ -4,29 +4,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 ENOUGH = 20
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """probability = sigmoid(slope * logit + intercept), one of each per label; slopes are above 0."""
+    """probability = expit(slope * logit + intercept), one of each per label; slopes are above 0."""
 
     slopes: tuple[float, ...]
     intercepts: tuple[float, ...]
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """(cases, labels) logits to probabilities."""
-        return sigmoid(logits * np.asarray(self.slopes) + np.asarray(self.intercepts))
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-logits)), without overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * logits))
+        return expit(logits * np.asarray(self.slopes) + np.asarray(self.intercepts))
 
 
 def identity(labels: int) -> Calibration:
-    """Leaves sigmoid(logit) as it is."""
+    """Leaves expit(logit) as it is."""
     return Calibration((1.0,) * labels, (0.0,) * labels)
 
 
@@ -93,7 +89,7 @@ def cross_fitted(
     order = np.random.default_rng(seed).permutation(len(names))
     part_of = {names[i]: rank % min(parts, len(names)) for rank, i in enumerate(order)}
     part = np.array([part_of[group] for group in groups])
-    probability = sigmoid(logits)
+    probability = expit(logits)
     for number in sorted(set(part)):
         inside = part == number
         if inside.all():

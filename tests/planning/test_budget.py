@@ -154,3 +154,15 @@ def test_a_real_network_has_a_real_rate():
     assert 1e6 < rate.segmentation < 1e15
     assert rate.pretrain == rate.diagnosis > 1e6
     assert training_rate(plan, 0, torch.device("cpu")).segmentation == 0
+
+
+def test_the_measured_rate_counts_every_convolution(monkeypatch):
+    """The step of a known time: the rate is the counted work over it, small convolutions that oneDNN takes included."""
+    network = NetworkPlan((1, 1, 1), (32,), ((1, 1, 1),), ((3, 3, 3),), 1, 32)
+    plan = replace(knee_view(), patch_zyx=(4, 8, 8), network=network)
+    monkeypatch.setattr(throughput, "_step", lambda network, x, t: 2.0)
+    voxels, kernel = 4 * 8 * 8, 27
+    blocks = 4 * 32 * 32  # one residual block of the encoder and one in the middle, two convolutions each
+    by_hand = voxels * kernel * (blocks + 32 + 32) + 2 * 32 * 32 + 2 * 32 * 64
+    rate = training_rate(plan, 0, torch.device("cpu")).pretrain
+    assert rate == pytest.approx(TRAINING_PASSES * by_hand / 2.0)

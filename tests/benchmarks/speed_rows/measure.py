@@ -142,7 +142,7 @@ def _watch(pid: int, peak: list[float], stop: threading.Event) -> None:
 def alternate(
     ours: Callable[[], Sample], peer: Callable[[], Sample], repeats: int, warmups: int = 1
 ) -> tuple[Side, Side]:
-    """`repeats` samples of each side, taken in turn after `warmups` uncounted ones; a warm-up's memory counts."""
+    """`repeats` samples of each side, taken in turn after `warmups` uncounted ones; a worker's memory is its largest since it began."""
     sides = (Side(), Side())
     for number in range(-warmups, repeats):
         for side, work in zip(sides, (ours, peer), strict=True):

@@ -6,24 +6,27 @@ where there is one. Peer: MONAI's DiffusionModelUNet in float32 with Adam, as a 
 
 import statistics
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from odiff.diffusion import ALPHA_BAR, denoising_loss, draw_corruption
 from odiff.experiment_planning.fingerprint import ViewFingerprint
 from odiff.experiment_planning.machine import this_machine
 from odiff.experiment_planning.planner import Reasons, Tasks, plan_view
 from odiff.experiment_planning.presets import read_preset
+from odiff.experiment_planning.throughput import multiply_adds
 from odiff.network.paper import PaperUNet
 from odiff.network.unet import UNet
 from odiff.plan import DiffusionPlan, ViewPlan
 from odiff.training.device import use_cores
 from odiff.training.loop import LoopSettings, start_state, update
 from odiff.training.precision import precision_of
+from speed_rows.diagnosis import paper_network
 from speed_rows.measure import Worker, alternate, make_row, serve
 
 SHAPE_ZYX, SPACING_ZYX_MM = (16, 256, 256), (4.5, 0.6, 0.6)
@@ -43,12 +46,14 @@ def default_plan() -> ViewPlan:
     return plan_view(seen, Tasks(12, 8), read_preset("default"), this_machine(), (), Reasons("sagittal", []))
 
 
-def count(network: nn.Module) -> dict[str, Any]:
+def count(build: Callable[[], nn.Module]) -> dict[str, Any]:
     """Millions of parameters, and billions of multiply-adds of one forward pass."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 1, *SHAPE_ZYX), torch.zeros(1, dtype=torch.long))
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return {"parameters_m": round(parameters / 1e6, 2), "multiply_adds_g": round(counter.get_total_flops() / 2e9, 1)}
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build().parameters())
+    return {
+        "parameters_m": round(parameters / 1e6, 2),
+        "multiply_adds_g": round(multiply_adds(build, SHAPE_ZYX) / 1e9, 1),
+    }
 
 
 def prepare_ours(kind: str) -> tuple[dict[str, Any], Any]:
@@ -56,9 +61,10 @@ def prepare_ours(kind: str) -> tuple[dict[str, Any], Any]:
     torch.manual_seed(0)
     use_cores()
     plan = default_plan()
-    network: nn.Module = UNet(plan.network) if kind == "default" else PaperUNet()
+    build: Callable[[], nn.Module] = PaperUNet if kind == "paper" else lambda: UNet(plan.network)
+    network = build()
     diffusion = plan.diffusion if kind == "default" else PAPER
-    info = count(network) | {
+    info = count(build) | {
         "patch_zyx": plan.patch_zyx,
         "stem_zyx": plan.network.stem_zyx if kind == "default" else (1, 1, 1),
     }
@@ -78,13 +84,8 @@ def prepare_ours(kind: str) -> tuple[dict[str, Any], Any]:
 
 def prepare_peer() -> tuple[dict[str, Any], Any]:
     """The paper's step with MONAI's network in float32: epsilon prediction, mean squared error, Adam."""
-    from monai.networks.nets import DiffusionModelUNet
-
     torch.manual_seed(0)
-    network = DiffusionModelUNet(
-        spatial_dims=3, in_channels=1, out_channels=1, channels=(64, 64, 128, 128, 256), num_res_blocks=1,
-        attention_levels=(False, False, False, False, True), num_head_channels=256, norm_num_groups=32,
-    )  # fmt: skip
+    network = paper_network()
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
     alpha_bar = ALPHA_BAR["cosine"](1000).float()
     volume = torch.randn(1, 1, *SHAPE_ZYX)
@@ -98,7 +99,7 @@ def prepare_peer() -> tuple[dict[str, Any], Any]:
         optimiser.step()
         optimiser.zero_grad()
 
-    return count(network) | {"precision": "float32"}, step
+    return count(paper_network) | {"precision": "float32"}, step
 
 
 def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
@@ -117,7 +118,6 @@ def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
 
 def machine_limits() -> dict[str, float]:
     """Rate of a float32 matrix product, of one in bfloat16 where training uses it, and memory bandwidth of a copy; best of 5."""
-    import time
 
     def best(work: Any) -> float:
         def once() -> float:
