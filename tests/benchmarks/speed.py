@@ -14,6 +14,7 @@ import platform
 import sys
 import tempfile
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,11 @@ def main() -> int:
     print("| row | work | ours, s | peer, s | ratio (spread) | memory ratio |\n|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
-        for name in wanted:
-            row = importlib.import_module(f"speed_rows.{ROWS[name]}").run(name, work.resolve(), arguments.repeats)
-            report["rows"].append(row)
-            print_row(row)
+        for module, names in groupby(wanted, key=ROWS.__getitem__):
+            rows = importlib.import_module(f"speed_rows.{module}").run(list(names), work.resolve(), arguments.repeats)
+            report["rows"] += rows
+            for row in rows:
+                print_row(row)
             if arguments.json:
                 arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0

@@ -1,7 +1,7 @@
 """Row c: diagnosis of a three-view study from files, against the paper's features of the same three files."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,16 @@ PAPER_ZYX = (16, 256, 256)
 TIME_STEPS = (200, 150, 50)
 
 
-def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
+def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
     """Both with their models loaded; each piece of work reads the three files anew."""
     from speed_rows.knees import random_diagnosis, write_knees
 
     write_knees(work / "raw")
     random_diagnosis(work)
     with Worker("diagnosis", "ours", str(work)) as ours, Worker("diagnosis", "peer", str(work)) as peer:
-        sides = alternate(ours, peer, repeats)
-        return make_row(name, "diagnose a three-view study from files", *sides, **ours.info, **peer.info)
+        sides = alternate(ours, peer, repeats=repeats)
+        what = "diagnose a three-view study from files"
+        return [make_row(names[0], what, *sides, **ours.info, **peer.info)]
 
 
 def study(work: Path) -> dict[str, Path]:

@@ -5,7 +5,7 @@ names as are needed, so that the work per case is the same at every size.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +27,7 @@ LIMIT_GB = 4.0
 PREDICT = "from odiff.inference.command import main"
 
 
-def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
+def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
     """The row: seconds per case at the largest size; what it is flat against, and the large volume, in `details`.
 
     A command takes seconds to start, whatever it does, and these would hide growth at 10 cases and feign its absence at 100. So
@@ -44,8 +44,8 @@ def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
     further = [(seconds[b] - seconds[a]) / (b - a) for a, b in zip(SIZES, SIZES[1:], strict=False)]
     is_flat = {"time": further[1] <= GROWS * further[0], "memory": peaks[SIZES[-1]] <= GROWS * peaks[SIZES[0]]}
     last = sides[SIZES[-1]].seconds
-    return {
-        "id": name, "what": f"plan and preprocess {' / '.join(map(str, SIZES))} small three-view studies (s per case of {SIZES[-1]})",
+    return [{
+        "id": names[0], "what": f"plan and preprocess {' / '.join(map(str, SIZES))} small three-view studies (s per case of {SIZES[-1]})",
         "unit": "s", "ours": round(seconds[SIZES[-1]] / SIZES[-1], 5), "peer": None, "ratio": None, "memory_ratio": None,
         "memory_gb": {"ours": round(peaks[SIZES[-1]], 3), "peer": None},
         "spread": {"ours": [round(min(last) / SIZES[-1], 5), round(max(last) / SIZES[-1], 5)]}, "repeats": len(last),
@@ -57,7 +57,7 @@ def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
             "peak_gb": {str(cases): round(value, 3) for cases, value in peaks.items()},
             "large_volume": predict_large(folder),
         },
-    }  # fmt: skip
+    }]  # fmt: skip
 
 
 def plan(folder: Path, cases: int) -> Sample:

@@ -27,17 +27,19 @@ from odiff.training.run_folder import RunFolder
 
 DATASET = "Dataset001_Knee"
 SHAPE_ZYX = (24, 320, 320)
-SIZE = Size(SHAPE_ZYX[0] + 1, SHAPE_ZYX[1], 3.5, 0.5)
+SLICE_MM = 3.5
+PIXELS_MM = (0.5, 0.45, 0.55, 0.47)  # the last is the knee to predict, so that neither side's median fits it
 CASES = 3
 
 
 def make_series(number: int, view: str) -> PhantomSeries:
-    """A series of 24x320x320 voxels of about 3.5x0.5x0.5 mm of patient `number`, a right knee."""
+    """A series of 24x320x320 voxels of about 3.5 mm by `PIXELS_MM` of patient `number`, a right knee."""
     rng = np.random.default_rng([number, VIEWS.index(view)])
     joint = JOINTS["knee"]
     anatomy = joint.build(np.random.default_rng(number), diagnoses_of(number), {})
     warp = draw_warp(np.random.default_rng(number), 1.5)
-    whole = acquire_view(anatomy, joint.labels, view, "R", SIZE, SCANNERS[0], warp, rng)
+    size = Size(SHAPE_ZYX[0] + 1, SHAPE_ZYX[1], SLICE_MM, PIXELS_MM[number])
+    whole = acquire_view(anatomy, joint.labels, view, "R", size, SCANNERS[0], warp, rng)
     kept = slice(0, SHAPE_ZYX[0])
     grid = replace(whole.image.grid, shape_zyx=SHAPE_ZYX)
     return PhantomSeries(

@@ -7,7 +7,7 @@ and change them by the same kinds of transform with the same probabilities and r
 import itertools
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +45,24 @@ TRANSFORMS = {
 }
 
 
-def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
+def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
     """The row; `work` is filled on the first call."""
     folder = work / "loading"
     prepare(folder)
     with Worker("loading", "ours", str(folder)) as ours, Worker("loading", "bilinear", str(folder)) as peer:
-        sides = alternate(ours, peer, repeats)
+        sides = alternate(ours, peer, repeats=repeats)
     with Worker("loading", "nearest", str(folder)) as nearest, Worker("loading", "full", str(folder)) as full:
-        others = alternate(nearest, full, max(1, repeats // 2))
+        others = alternate(nearest, full, repeats=max(1, repeats // 2))
     with Worker("loading", "step", str(folder)) as training:
         per_step = round(min(training().seconds for _ in range(2)), 4)
     per_batch = seconds_each(sides[0], BATCHES)
-    return make_row(
-        name, f"augmented batch {ours.info['batch']}, one worker", *sides, items=BATCHES,
+    row = make_row(
+        names[0], f"augmented batch {ours.info['batch']}, one worker", *sides, items=BATCHES,
         transforms=TRANSFORMS, augmentation=ours.info["augmentation"],
         training_step_seconds=per_step, training_threads=training.info["threads"], keeps_up=per_batch <= per_step,
         peer_with_nearest_masks=seconds_each(others[0], BATCHES), peer_with_all_its_augmentation=seconds_each(others[1], BATCHES),
     )  # fmt: skip
+    return [row]
 
 
 def seconds_each(side: Side, items: int) -> float:

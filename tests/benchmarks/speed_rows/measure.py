@@ -139,17 +139,15 @@ def _watch(pid: int, peak: list[float], stop: threading.Event) -> None:
         peak[0] = max(peak[0], total / GIB)
 
 
-def alternate(
-    ours: Callable[[], Sample], peer: Callable[[], Sample], repeats: int, warmups: int = 1
-) -> tuple[Side, Side]:
+def alternate(*sides: Callable[[], Sample], repeats: int, warmups: int = 1) -> tuple[Side, ...]:
     """`repeats` samples of each side, taken in turn after `warmups` uncounted ones; a worker's memory is its largest since it began."""
-    sides = (Side(), Side())
+    found = tuple(Side() for _ in sides)
     for number in range(-warmups, repeats):
-        for side, work in zip(sides, (ours, peer), strict=True):
+        for side, work in zip(found, sides, strict=True):
             sample = work()
             if number >= 0:
                 side.samples.append(sample)
-    return sides
+    return found
 
 
 def make_row(name: str, what: str, ours: Side, peer: Side, items: int = 1, **details: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ its 3d_fullres configuration alone and spared its dataset verification; ours alw
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ OURS = "from odiff.experiment_planning.command import main"
 PEER = "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry as main"
 
 
-def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
+def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
     """The row; `work` keeps the cases for a second call."""
     folder = work / "preprocessing"
     roots = make_cases(folder, CASES)
     outputs = Roots(folder / "odiff_preprocessed", folder / "nnUNet_preprocessed")
-    ours, peer = alternate(lambda: plan_ours(roots, outputs), lambda: plan_peer(roots, outputs), repeats)
+    ours, peer = alternate(lambda: plan_ours(roots, outputs), lambda: plan_peer(roots, outputs), repeats=repeats)
     what = f"plan and preprocess {CASES} cases of about 24x320x320, {WORKERS} workers (s per case)"
-    return make_row(name, what, ours, peer, CASES, **compared(outputs))
+    return [make_row(names[0], what, ours, peer, CASES, **compared(outputs))]
 
 
 def plan_ours(roots: Roots, outputs: Roots) -> Sample:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ CONFIGURATION = "3d_fullres"
 MEASURED = 3
 
 
-def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
+def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
     """Whole commands in alternation; seconds with the models loaded, and the round trip of a mask, as details."""
     from speed_rows.knees import random_segmentation, write_knees
 
@@ -43,13 +44,13 @@ def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
         shutil.rmtree(work / "out_peer", ignore_errors=True)
         return run_command(nnunet_command(peer_in, work / "out_peer"), nnunet)
 
-    sides = alternate(ours, peer, repeats)
+    sides = alternate(ours, peer, repeats=repeats)
     with Worker("segmentation", "ours", str(work)) as a, Worker("segmentation", "peer", str(work)) as b:
-        loaded = alternate(a, b, min(repeats, MEASURED))
+        loaded = alternate(a, b, repeats=min(repeats, MEASURED))
         details = {**a.info, **b.info}
     details["loaded"] = make_row("loaded", "models loaded, in process", *loaded)
     details["round_trip_dice_ratio"] = round(details["round_trip_dice_ours"] / details["round_trip_dice_peer"], 4)
-    return make_row(name, "segment a 24x320x320 series, file to file", *sides, **details)
+    return [make_row(names[0], "segment a 24x320x320 series, file to file", *sides, **details)]
 
 
 def program(name: str) -> str:

@@ -7,7 +7,8 @@ where there is one. Peer: MONAI's DiffusionModelUNet in float32 with Adam, as a 
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from odiff.training.device import use_cores
 from odiff.training.loop import LoopSettings, start_state, update
 from odiff.training.precision import precision_of
 from speed_rows.diagnosis import paper_network
-from speed_rows.measure import Worker, alternate, make_row, serve
+from speed_rows.measure import Side, Worker, alternate, make_row, serve
 
 SHAPE_ZYX, SPACING_ZYX_MM = (16, 256, 256), (4.5, 0.6, 0.6)
 CPU = torch.device("cpu")
@@ -102,18 +103,26 @@ def prepare_peer() -> tuple[dict[str, Any], Any]:
     return count(paper_network) | {"precision": "float32"}, step
 
 
-def run(name: str, work: Path, repeats: int) -> dict[str, Any]:
-    """Row a or b; the peer is timed anew for each."""
-    with Worker("training", SIDES[name]) as ours, Worker("training", "peer") as peer:
-        sides = alternate(ours, peer, repeats)
-        details = {"ours": ours.info, "peer": peer.info}
-    limit = machine_limits()
-    step = statistics.median(sides[0].seconds)
-    reached = 3 * 2e9 * details["ours"]["multiply_adds_g"] / step
-    details["limits"] = limit | {
-        "reached_gflops": round(reached / 1e9, 1), "share_of_matrix_product": round(reached / 1e9 / limit["matrix_product_gflops"], 2)
-    }  # fmt: skip
-    return make_row(name, WHAT[name], *sides, **details)
+def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
+    """Row a, row b or both beside one peer, in turn."""
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker("training", kind)) for kind in (*(SIDES[name] for name in names), "peer")]
+        *ours, peer = alternate(*workers, repeats=repeats)
+        infos = [worker.info for worker in workers]
+    limits = machine_limits()
+    return [
+        make_row(name, WHAT[name], side, peer, ours=info, peer=infos[-1], limits=limits | reached(side, info, limits))
+        for name, side, info in zip(names, ours, infos, strict=False)
+    ]
+
+
+def reached(side: Side, info: dict[str, Any], limits: dict[str, float]) -> dict[str, float]:
+    """How far a step gets towards the machine's matrix product; backward counts twice the forward pass."""
+    gflops = 3 * 2 * info["multiply_adds_g"] / statistics.median(side.seconds)
+    return {
+        "reached_gflops": round(gflops, 1),
+        "share_of_matrix_product": round(gflops / limits["matrix_product_gflops"], 2),
+    }
 
 
 def machine_limits() -> dict[str, float]:
