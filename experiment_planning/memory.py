@@ -39,9 +39,7 @@ def count_parameters(network: NetworkPlan) -> int:
         if stage:
             total += widths[stage - 1] * width * _product(kernel)
         if stage + 1 < len(widths):
-            total += (
-                widths[stage + 1] * width * _product(kernel) + 3 * width * width * _product(kernel) + 2 * width * width
-            )
+            total += widths[stage + 1] * width * _product(kernel) + width * width * _product(kernel) + 2 * time * width
         else:
             total += block
     return total
@@ -54,7 +52,7 @@ def stage_voxels(network: NetworkPlan, patch_zyx: Triple) -> list[int]:
 
 
 def kept_values(network: NetworkPlan, patch_zyx: Triple) -> int:
-    """Channels times voxels over all residual blocks; a decoder's block counts one and a half for its joined input."""
+    """Channels times voxels over all blocks; a decoder's counts as one."""
     total = 0.0
     last = len(network.channels) - 1
     for stage, (width, voxels) in enumerate(zip(network.channels, stage_voxels(network, patch_zyx), strict=True)):

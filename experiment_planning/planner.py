@@ -194,7 +194,7 @@ def _explain_topology(patch: Triple, spacing: Spacing, topology: Topology, prese
     reasons.add(
         "network.kernels_zyx",
         topology.kernels_zyx,
-        "1 along an axis until its spacing is within 2x of the finest",
+        "1 along an axis until its spacing is within 2x of the finest; the first stage by the spacing before the stem",
         "spacing",
     )
 

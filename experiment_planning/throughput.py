@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from odiff.learning.probes import default_blocks
-from odiff.network.unet import SegmentationNetwork, UNet
+from odiff.network.segmentation import SegmentationNetwork
+from odiff.network.unet import UNet
 from odiff.plan import Plan, ViewPlan
 from odiff.plan.schema import Triple
 from odiff.training.precision import autocast, place

@@ -72,12 +72,13 @@ def plan_topology(patch_zyx: Triple, spacing_zyx_mm: Spacing, limits: StemLimits
     Parameters
     ----------
     patch_zyx : voxels of the patch; need not be a multiple of anything, see `divisor_zyx` of the result.
-    spacing_zyx_mm : through plane first.
+    spacing_zyx_mm : through plane first. The first stage's kernel follows it as it is before the stem: thick slices are not joined
+        where most of the work is.
     """
     stem = plan_stem(patch_zyx, spacing_zyx_mm, limits)
     sizes = _shrunk(patch_zyx, stem)
     spacing: Spacing = _times(spacing_zyx_mm, stem)
-    strides, kernels, divisor = [(1, 1, 1)], [kernel(spacing)], stem
+    strides, kernels, divisor = [(1, 1, 1)], [kernel(spacing_zyx_mm)], stem
     while len(strides) < MAX_STAGES:
         stride = halvings(sizes, spacing)
         if stride == (1, 1, 1):

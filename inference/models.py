@@ -14,7 +14,7 @@ from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.segment import load_segmentation
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import ConcatFusion
-from odiff.network.unet import SegmentationNetwork
+from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Plan, plan_from_plain
 from odiff.training.run_folder import RunFolder
 

@@ -13,7 +13,7 @@ from odiff.training.checkpoint import Checkpoint
 from odiff.training.precision import precision_of
 from odiff.training.run_folder import RunFolder
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from odiff.data.store import open_array, read_stored
 from odiff.geometry import write_volume
 from odiff.learning.segment import labels_on_grid, probability_slabs
 from odiff.metrics.segmentation import mean_scores, score_case
-from odiff.network.unet import SegmentationNetwork
+from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Plan
 from odiff.storage import write_json
 

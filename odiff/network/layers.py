@@ -82,23 +82,39 @@ class NormSiluConv(nn.Module):
 class ResidualBlock(nn.Module):
     """norm, SiLU, convolution, twice; the time step scales and shifts the second norm (FiLM, Perez et al. 2018)."""
 
-    def __init__(self, inputs: int, outputs: int, kernel_zyx: Triple, time_channels: int) -> None:
+    def __init__(self, channels: int, kernel_zyx: Triple, time_channels: int) -> None:
         super().__init__()
-        self.norm_in = norm(inputs)
-        self.conv_in = convolution(inputs, outputs, kernel_zyx)
-        self.film = nn.Linear(time_channels, 2 * outputs)
-        self.norm_out = norm(outputs)
-        self.conv_out = convolution(outputs, outputs, kernel_zyx)
-        self.skip = nn.Conv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.norm_in = norm(channels)
+        self.conv_in = convolution(channels, channels, kernel_zyx)
+        self.film = nn.Linear(time_channels, 2 * channels)
+        self.norm_out = norm(channels)
+        self.conv_out = convolution(channels, channels, kernel_zyx)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(b, inputs, z, y, x) and (b, time_channels) -> (b, outputs, z, y, x)."""
+        """(b, channels, z, y, x) and (b, time_channels) -> (b, channels, z, y, x)."""
         h = norm_silu_conv(x, self.norm_in, self.conv_in)
         scale, shift = self.film(time).chunk(2, dim=1)
-        return self.skip(x) + norm_silu_conv(h, self.norm_out, self.conv_out, scale, shift)
+        return x + norm_silu_conv(h, self.norm_out, self.conv_out, scale, shift)
+
+
+class DecoderBlock(nn.Module):
+    """norm, SiLU, convolution, once; the time step scales and shifts the norm."""
+
+    def __init__(self, channels: int, kernel_zyx: Triple, time_channels: int) -> None:
+        super().__init__()
+        self.norm = norm(channels)
+        self.conv = convolution(channels, channels, kernel_zyx)
+        self.film = nn.Linear(time_channels, 2 * channels)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(b, channels, z, y, x) and (b, time_channels) -> (b, channels, z, y, x)."""
+        scale, shift = self.film(time).chunk(2, dim=1)
+        return x + norm_silu_conv(x, self.norm, self.conv, scale, shift)
 
 
 class Upsample(nn.Module):

@@ -1,10 +1,9 @@
 """The diffusion network: a residual 3D U-Net on a space-to-depth stem, conditioned on the time step."""
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from odiff.network.layers import (
+    DecoderBlock,
     NormSiluConv,
     ResidualBlock,
     Upsample,
@@ -48,24 +47,22 @@ def block_shapes(plan: NetworkPlan, patch_zyx: Triple) -> dict[str, Triple]:
 class Stage(nn.Module):
     """Residual blocks at one resolution."""
 
-    def __init__(
-        self, inputs: int, outputs: int, blocks: int, kernel_zyx: tuple[int, int, int], time_channels: int
-    ) -> None:
+    def __init__(self, channels: int, blocks: int, kernel_zyx: Triple, time_channels: int) -> None:
         super().__init__()
-        widths = [inputs] + [outputs] * blocks
-        self.blocks = nn.ModuleList(
-            ResidualBlock(a, b, kernel_zyx, time_channels) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(channels, kernel_zyx, time_channels) for _ in range(blocks))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(b, inputs, z, y, x) -> (b, outputs, z, y, x)."""
+        """(b, channels, z, y, x) -> (b, channels, z, y, x)."""
         for block in self.blocks:
             x = block(x, time)
         return x
 
 
 class UNet(nn.Module):
-    """Maps a noisy volume and its time step to a volume; its inner activations are odiff's features."""
+    """Maps a noisy volume and its time step to a volume; its inner activations are odiff's features.
+
+    The decoder is the lighter half: skips are added and one convolution follows (docs/decisions.md).
+    """
 
     def __init__(self, plan: NetworkPlan) -> None:
         super().__init__()
@@ -80,15 +77,13 @@ class UNet(nn.Module):
             for i in range(len(widths))
         )
         self.encoder = nn.ModuleList(
-            Stage(widths[i], widths[i], plan.blocks_per_stage, kernels[i], time) for i in range(len(widths))
+            Stage(widths[i], plan.blocks_per_stage, kernels[i], time) for i in range(len(widths))
         )
-        self.mid = ResidualBlock(widths[-1], widths[-1], kernels[-1], time)
+        self.mid = ResidualBlock(widths[-1], kernels[-1], time)
         self.up = nn.ModuleList(
             Upsample(widths[i + 1], widths[i], strides[i + 1], kernels[i]) for i in range(len(widths) - 1)
         )
-        self.decoder = nn.ModuleList(
-            Stage(2 * widths[i], widths[i], 1, kernels[i], time) for i in range(len(widths) - 1)
-        )
+        self.decoder = nn.ModuleList(DecoderBlock(widths[i], kernels[i], time) for i in range(len(widths) - 1))
         self.out = NormSiluConv(widths[0], pixels, kernels[0])
 
     def features(self, x: Tensor, t: Tensor, last: str | None = None) -> dict[str, Tensor]:
@@ -115,7 +110,7 @@ class UNet(nn.Module):
         for index in reversed(range(len(self.decoder))):
             if last == next(reversed(found)):
                 return found
-            joined = torch.cat([self.up[index](h), found[f"encoder_{index}"]], dim=1)
+            joined = self.up[index](h) + found[f"encoder_{index}"]
             h = found[f"decoder_{index}"] = self.decoder[index](joined, time)
         return found
 
@@ -123,23 +118,3 @@ class UNet(nn.Module):
         """(b, 1, z, y, x) and (b,) -> (b, 1, z, y, x), the prediction that the diffusion plan names."""
         h = next(reversed(self.features(x, t).values()))
         return depth_to_space(self.out(h), self.plan.stem_zyx)
-
-
-class SegmentationNetwork(nn.Module):
-    """The U-Net's encoder and decoder, and a head back to full resolution that also sees the image."""
-
-    def __init__(self, plan: NetworkPlan, classes: int, width: int = 16) -> None:
-        super().__init__()
-        self.plan = plan
-        self.backbone = UNet(plan)
-        pixels = plan.stem_zyx[0] * plan.stem_zyx[1] * plan.stem_zyx[2]
-        kernel = plan.kernels_zyx[0]
-        self.head_in = NormSiluConv(plan.channels[0], width * pixels, kernel)
-        self.head_mix = convolution(width + 1, 2 * width, (1, 3, 3))
-        self.head_out = nn.Conv3d(2 * width, classes, 1)
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """(b, 1, z, y, x) and (b,) -> logits (b, classes, z, y, x)."""
-        h = next(reversed(self.backbone.features(x, t).values()))
-        full = depth_to_space(self.head_in(h), self.plan.stem_zyx)
-        return self.head_out(F.silu(self.head_mix(torch.cat([full, x.to(full.dtype)], dim=1))))

@@ -6,7 +6,6 @@ import torch
 
 from odiff.data.preprocessing import SeriesGeometry
 from odiff.geometry import Frame, Grid
-from odiff.learning import segment
 from odiff.learning.segment import (
     build_segmentation,
     fitted_tile,
@@ -14,6 +13,7 @@ from odiff.learning.segment import (
     probability_slabs,
     values_on_grid,
 )
+from odiff.network import segmentation
 from odiff.plan import read_plan
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def network_of(plan, seed):
 
 @pytest.mark.parametrize("slab_voxels", [1, 10**9])
 def test_the_head_slab_by_slab_is_the_network_itself(plan, monkeypatch, slab_voxels):
-    monkeypatch.setattr(segment, "SLAB_VOXELS", slab_voxels)
+    monkeypatch.setattr(segmentation, "SLAB_VOXELS", slab_voxels)
     network, patch = network_of(plan, 0), torch.randn(2, 1, *plan.views["axial"].patch_zyx)
     with torch.inference_mode():
         found = patch_probabilities(network, patch, 3)
