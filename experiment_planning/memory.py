@@ -52,7 +52,7 @@ def stage_voxels(network: NetworkPlan, patch_zyx: Triple) -> list[int]:
 
 
 def kept_values(network: NetworkPlan, patch_zyx: Triple) -> int:
-    """Channels times voxels over all blocks; a decoder's counts as one."""
+    """Channels times voxels over all blocks; a decoder's counts as two, fitted to a heavier one than there is now."""
     total = 0.0
     last = len(network.channels) - 1
     for stage, (width, voxels) in enumerate(zip(network.channels, stage_voxels(network, patch_zyx), strict=True)):

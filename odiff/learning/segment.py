@@ -80,7 +80,7 @@ def fitted_tile(shape_zyx: Sequence[int], plan: ViewPlan) -> list[int]:
 def patch_probabilities(network: SegmentationNetwork, patch: Tensor, time_step: int) -> Tensor:
     """Softmax of the network's logits for patches (b, 1, z, y, x): (b, classes, z, y, x) float32."""
     t = torch.full((len(patch),), time_step, device=patch.device)
-    result = patch.new_empty((len(patch), network.classes, *patch.shape[2:]), dtype=torch.float32)
+    result = patch.new_empty((len(patch), network.head.out.out_channels, *patch.shape[2:]), dtype=torch.float32)
     with autocast(patch.device):
         for here, logits in network.slabs(patch, t):
             torch.softmax(logits.float(), dim=1, out=result[:, :, here])

@@ -79,42 +79,34 @@ class NormSiluConv(nn.Module):
         return norm_silu_conv(x, self.norm, self.conv)
 
 
+class FilmSiluConv(nn.Module):
+    """norm, SiLU, convolution; the time step scales and shifts the norm (FiLM, Perez et al. 2018), at first not at all."""
+
+    def __init__(self, channels: int, kernel_zyx: Triple, time_channels: int) -> None:
+        super().__init__()
+        self.norm, self.conv = norm(channels), convolution(channels, channels, kernel_zyx)
+        self.film = nn.Linear(time_channels, 2 * channels)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(b, channels, z, y, x) and (b, time_channels) -> (b, channels, z, y, x)."""
+        scale, shift = self.film(time).chunk(2, dim=1)
+        return norm_silu_conv(x, self.norm, self.conv, scale, shift)
+
+
 class ResidualBlock(nn.Module):
-    """norm, SiLU, convolution, twice; the time step scales and shifts the second norm (FiLM, Perez et al. 2018)."""
+    """x + norm, SiLU, convolution, twice, the second under the time step; at first x alone."""
 
     def __init__(self, channels: int, kernel_zyx: Triple, time_channels: int) -> None:
         super().__init__()
-        self.norm_in = norm(channels)
-        self.conv_in = convolution(channels, channels, kernel_zyx)
-        self.film = nn.Linear(time_channels, 2 * channels)
-        self.norm_out = norm(channels)
-        self.conv_out = convolution(channels, channels, kernel_zyx)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
-        nn.init.zeros_(self.conv_out.weight)
+        self.first = NormSiluConv(channels, channels, kernel_zyx)
+        self.second = FilmSiluConv(channels, kernel_zyx, time_channels)
+        nn.init.zeros_(self.second.conv.weight)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """(b, channels, z, y, x) and (b, time_channels) -> (b, channels, z, y, x)."""
-        h = norm_silu_conv(x, self.norm_in, self.conv_in)
-        scale, shift = self.film(time).chunk(2, dim=1)
-        return x + norm_silu_conv(h, self.norm_out, self.conv_out, scale, shift)
-
-
-class DecoderBlock(nn.Module):
-    """norm, SiLU, convolution, once; the time step scales and shifts the norm."""
-
-    def __init__(self, channels: int, kernel_zyx: Triple, time_channels: int) -> None:
-        super().__init__()
-        self.norm = norm(channels)
-        self.conv = convolution(channels, channels, kernel_zyx)
-        self.film = nn.Linear(time_channels, 2 * channels)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(b, channels, z, y, x) and (b, time_channels) -> (b, channels, z, y, x)."""
-        scale, shift = self.film(time).chunk(2, dim=1)
-        return x + norm_silu_conv(x, self.norm, self.conv, scale, shift)
+        return x + self.second(self.first(x), time)
 
 
 class Upsample(nn.Module):

@@ -56,7 +56,6 @@ class SegmentationNetwork(nn.Module):
 
     def __init__(self, plan: NetworkPlan, classes: int) -> None:
         super().__init__()
-        self.classes = classes
         self.backbone = UNet(plan)
         self.head = SegmentationHead(plan, classes)
 

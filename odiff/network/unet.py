@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from odiff.network.layers import (
-    DecoderBlock,
+    FilmSiluConv,
     NormSiluConv,
     ResidualBlock,
     Upsample,
@@ -83,7 +83,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(
             Upsample(widths[i + 1], widths[i], strides[i + 1], kernels[i]) for i in range(len(widths) - 1)
         )
-        self.decoder = nn.ModuleList(DecoderBlock(widths[i], kernels[i], time) for i in range(len(widths) - 1))
+        self.decoder = nn.ModuleList(FilmSiluConv(widths[i], kernels[i], time) for i in range(len(widths) - 1))
         self.out = NormSiluConv(widths[0], pixels, kernels[0])
 
     def features(self, x: Tensor, t: Tensor, last: str | None = None) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ class UNet(nn.Module):
             if last == next(reversed(found)):
                 return found
             joined = self.up[index](h) + found[f"encoder_{index}"]
-            h = found[f"decoder_{index}"] = self.decoder[index](joined, time)
+            h = found[f"decoder_{index}"] = joined + self.decoder[index](joined, time)
         return found
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ def network(seed=0):
     torch.manual_seed(seed)
     made = UNet(PLAN)
     for module in made.modules():
-        if isinstance(module, layers.ResidualBlock):
-            nn.init.normal_(module.conv_out.weight, std=0.05)
+        if isinstance(module, layers.FilmSiluConv):
+            nn.init.normal_(module.conv.weight, std=0.05)
             nn.init.normal_(module.film.weight, std=0.1)
     return made
 

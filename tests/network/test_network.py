@@ -43,6 +43,7 @@ def test_the_time_step_changes_the_answer_after_training_moved_it():
     for module in network.modules():
         if hasattr(module, "film"):
             torch.nn.init.normal_(module.film.weight)
+            torch.nn.init.normal_(module.conv.weight, std=0.1)
     x = torch.randn(1, 1, 4, 16, 16)
     assert not torch.allclose(network(x, torch.tensor([1])), network(x, torch.tensor([900])))
 

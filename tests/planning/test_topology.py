@@ -20,6 +20,12 @@ def test_thick_slices_are_not_halved_before_the_plane_is_as_coarse():
     assert topology.kernels_zyx[0] == (1, 3, 3)
 
 
+def test_the_first_stage_joins_no_thick_slices_though_the_stem_made_pixels_as_coarse():
+    topology = plan_topology((16, 256, 256), (4.5, 0.6, 0.6), StemLimits())
+    assert topology.stem_zyx == (1, 4, 4)
+    assert topology.kernels_zyx[:2] == ((1, 3, 3), (3, 3, 3))
+
+
 @given(
     st.tuples(st.integers(1, 60), st.integers(8, 400), st.integers(8, 400)),
     st.tuples(st.floats(0.3, 20), st.floats(0.2, 3), st.floats(0.2, 3)),
