@@ -52,13 +52,16 @@ def stage_voxels(network: NetworkPlan, patch_zyx: Triple) -> list[int]:
 
 
 def kept_values(network: NetworkPlan, patch_zyx: Triple) -> int:
-    """Channels times voxels over all blocks; a decoder's counts as two, fitted to a heavier one than there is now."""
-    total = 0.0
-    last = len(network.channels) - 1
-    for stage, (width, voxels) in enumerate(zip(network.channels, stage_voxels(network, patch_zyx), strict=True)):
-        blocks = network.blocks_per_stage + (1.0 if stage == last else 2.0)
-        total += blocks * width * voxels
-    return int(total)
+    """Channels times voxels of the volumes that autograd keeps of one pass through the U-Net.
+
+    Every stage keeps the two inputs of each residual block's convolutions (the norm before them is computed again), what it hands
+    down, and either skip joined and decoder's result or, at the coarsest, the two of the middle block.
+    """
+    volumes = 2 * network.blocks_per_stage + 3
+    return sum(
+        volumes * width * voxels
+        for width, voxels in zip(network.channels, stage_voxels(network, patch_zyx), strict=True)
+    )
 
 
 def training_memory_gb(

@@ -10,7 +10,16 @@ from odiff.errors import PlanError
 from odiff.experiment_planning.fingerprint import Fingerprint, ViewFingerprint
 from odiff.experiment_planning.memory import training_memory_gb
 from odiff.experiment_planning.presets import Preset, block_in_voxels
-from odiff.experiment_planning.topology import StemLimits, Topology, bottleneck, fit_patch, plan_channels, plan_topology
+from odiff.experiment_planning.topology import (
+    NEAR,
+    NEAR_AT_FIRST,
+    StemLimits,
+    Topology,
+    bottleneck,
+    fit_patch,
+    plan_channels,
+    plan_topology,
+)
 from odiff.network.unet import block_names
 from odiff.plan import SCHEMA_VERSION, Decision, DiffusionPlan, NetworkPlan, Plan, ViewPlan
 from odiff.plan.schema import Triple
@@ -194,7 +203,7 @@ def _explain_topology(patch: Triple, spacing: Spacing, topology: Topology, prese
     reasons.add(
         "network.kernels_zyx",
         topology.kernels_zyx,
-        "1 along an axis until its spacing is within 2x of the finest; the first stage by the spacing before the stem",
+        f"1 along an axis until its spacing is within {NEAR:g}x of the finest, {NEAR_AT_FIRST:g}x at the first stage",
         "spacing",
     )
 

@@ -7,6 +7,7 @@ from odiff.plan.schema import Triple
 MIN_VOXELS = 4
 MAX_STAGES = 6
 FINE_ENOUGH_MM = 2.0
+NEAR, NEAR_AT_FIRST = 2.0, 1.5
 
 Spacing = tuple[float, float, float]
 
@@ -60,9 +61,9 @@ def halvings(sizes: Spacing, spacing: Spacing) -> Triple:
     return depth, rows, columns
 
 
-def kernel(spacing: Spacing, before: Triple = (1, 1, 1)) -> Triple:
-    """3 along an axis whose spacing is within 2x of the finest, or that had 3 `before`; 1 along a coarser one."""
-    depth, rows, columns = (3 if s <= 2 * min(spacing) else k for s, k in zip(spacing, before, strict=True))
+def kernel(spacing: Spacing, near: float = NEAR, before: Triple = (1, 1, 1)) -> Triple:
+    """3 along an axis whose spacing is within `near` of the finest, or that had 3 `before`; 1 along a coarser one."""
+    depth, rows, columns = (3 if s <= near * min(spacing) else k for s, k in zip(spacing, before, strict=True))
     return depth, rows, columns
 
 
@@ -72,13 +73,13 @@ def plan_topology(patch_zyx: Triple, spacing_zyx_mm: Spacing, limits: StemLimits
     Parameters
     ----------
     patch_zyx : voxels of the patch; need not be a multiple of anything, see `divisor_zyx` of the result.
-    spacing_zyx_mm : through plane first. The first stage's kernel follows it as it is before the stem: thick slices are not joined
-        where most of the work is.
+    spacing_zyx_mm : through plane first. The first stage, where most of the work is, joins only slices of at most `NEAR_AT_FIRST`
+        times its pixels.
     """
     stem = plan_stem(patch_zyx, spacing_zyx_mm, limits)
     sizes = _shrunk(patch_zyx, stem)
     spacing: Spacing = _times(spacing_zyx_mm, stem)
-    strides, kernels, divisor = [(1, 1, 1)], [kernel(spacing_zyx_mm)], stem
+    strides, kernels, divisor = [(1, 1, 1)], [kernel(spacing, NEAR_AT_FIRST)], stem
     while len(strides) < MAX_STAGES:
         stride = halvings(sizes, spacing)
         if stride == (1, 1, 1):
@@ -86,7 +87,7 @@ def plan_topology(patch_zyx: Triple, spacing_zyx_mm: Spacing, limits: StemLimits
         sizes, spacing = _shrunk(sizes, stride), _times(spacing, stride)
         divisor = (divisor[0] * stride[0], divisor[1] * stride[1], divisor[2] * stride[2])
         strides.append(stride)
-        kernels.append(kernel(spacing, kernels[-1]))
+        kernels.append(kernel(spacing, before=kernels[-1]))
     return Topology(stem, tuple(strides), tuple(kernels), divisor)
 
 

@@ -1,6 +1,6 @@
 """Peak memory of training, measured against the plan's estimate.
 
-    python tests/benchmarks/training_memory.py FOLDER
+    python tests/benchmarks/training_memory.py FOLDER [--only 4 5] [--precision float32] [--json FILE]
 
 FOLDER is filled with phantom datasets on the first call. Every measurement trains a few steps of one task in a process of
 its own and samples the resident memory of its tree; the idle process with everything imported is subtracted.
@@ -46,16 +46,26 @@ import torch
 from odiff.inference.demo.memory import PeakMemory, tree_memory_gb
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
+from odiff.experiment_planning.memory import count_parameters, kept_values, stage_voxels
+from odiff.experiment_planning.memory import training_memory_gb
+from odiff.training.precision import fix_precision, precision_of
 import odiff.inference.predict, psutil
 idle = tree_memory_gb(psutil.Process())
-folder, number, view, task, overrides = Path(sys.argv[1]), *sys.argv[2:5], tuple(sys.argv[5:])
+folder, number, view, task, precision, overrides = Path(sys.argv[1]), *sys.argv[2:6], tuple(sys.argv[6:])
+fix_precision(precision, torch.device("cpu"))
 with PeakMemory(0.02) as memory:
     options = TrainOptions(task, "all", "none" if task != "pretrain" else "auto")
     settings = RunSettings(0, torch.device("cpu"), 0, restart=True)
     context = train_view(folder / "preprocessed", folder / "results", number, view, options, settings, overrides)
 plan = context.plan.views[view]
-print(json.dumps({"measured": memory.peak_gb - idle, "estimate": plan.estimated_memory_gb, "patch": plan.patch_zyx,
-                  "stem": plan.network.stem_zyx, "channels": plan.network.channels, "batch": plan.batch_size}))
+network, patch, value_bytes = plan.network, plan.patch_zyx, precision_of(torch.device("cpu")).value_bytes
+classes, cases = len(context.plan.labels), context.plan.diagnosis.batch_size if context.plan.diagnoses else 0
+print(json.dumps({
+    "measured": memory.peak_gb - idle, "patch": patch, "stem": network.stem_zyx, "channels": network.channels,
+    "estimate": training_memory_gb(network, patch, plan.batch_size, classes, value_bytes, cases), "batch": plan.batch_size,
+    "value_bytes": value_bytes, "parameters": count_parameters(network), "kept": kept_values(network, patch),
+    "first_stage": network.channels[0] * stage_voxels(network, patch)[0], "classes": classes, "diagnosis_batch": cases,
+}))
 """
 
 
@@ -76,7 +86,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of settings")
+    parser.add_argument("--precision", default="auto", help="as of odiff_train; the plan is made with auto all the same")
+    parser.add_argument("--json", type=Path, help="also write every row with the counts behind its estimate")
     arguments = parser.parse_args()
+    rows = []
     print("| setting | patch | batch | task | estimate GB | measured GB | ratio |\n|---|---|---|---|---|---|---|")
     for setting in SETTINGS:
         if arguments.only and setting.number not in arguments.only:
@@ -91,12 +104,16 @@ def main() -> None:
                 str(setting.number),
                 setting.view,
                 task,
+                arguments.precision,
                 *STEPS,
             ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
             found = json.loads(done.stdout.splitlines()[-1])
+            rows.append(found | {"setting": setting.number, "task": task, "precision": arguments.precision})
+            if arguments.json:
+                arguments.json.write_text(json.dumps(rows, indent=1))
             name = f"{setting.size}, {setting.preset}, {setting.view}, {setting.memory_gb or 'free'} GB"
             patch, ratio = "x".join(map(str, found["patch"])), found["estimate"] / found["measured"]
             row = (

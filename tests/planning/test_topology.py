@@ -20,10 +20,11 @@ def test_thick_slices_are_not_halved_before_the_plane_is_as_coarse():
     assert topology.kernels_zyx[0] == (1, 3, 3)
 
 
-def test_the_first_stage_joins_no_thick_slices_though_the_stem_made_pixels_as_coarse():
-    topology = plan_topology((16, 256, 256), (4.5, 0.6, 0.6), StemLimits())
+@pytest.mark.parametrize(("slices_mm", "first"), [(4.5, (1, 3, 3)), (3.5, (3, 3, 3)), (2.4, (3, 3, 3))])
+def test_the_first_stage_joins_slices_only_where_its_pixels_are_nearly_as_coarse(slices_mm, first):
+    topology = plan_topology((16, 256, 256), (slices_mm, 0.6, 0.6), StemLimits())
     assert topology.stem_zyx == (1, 4, 4)
-    assert topology.kernels_zyx[:2] == ((1, 3, 3), (3, 3, 3))
+    assert topology.kernels_zyx[:2] == (first, (3, 3, 3))
 
 
 @given(
