@@ -1,11 +1,19 @@
-"""How much memory a training step takes, by counting what autograd keeps.
+"""How much memory a training step takes, from what autograd keeps.
 
-The counts follow the layers of odiff.network; the factors were fitted to measured peaks (docs/decisions.md).
+What it keeps is counted on networks without memory, layer by layer; the factors were fitted to measured peaks (docs/performance.md).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from odiff.network.unet import block_shapes
+import torch
+from torch import Tensor, nn
+
+from odiff.learning.probes import default_blocks
+from odiff.network.backbone import block_names, build_backbone
+from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import NetworkPlan
 from odiff.plan.schema import Triple
 
@@ -15,83 +23,112 @@ BYTES_PER_CLASS_VOXEL = 40.0
 
 @dataclass(frozen=True)
 class TaskCost:
-    """GiB that do not depend on the plan; bytes per weight, per byte of a kept value, and per voxel of the patch."""
+    """GiB that do not depend on the plan; bytes per weight, per byte of the kept values and of the largest one, and per voxel."""
 
     fixed_gb: float
     per_parameter: float
-    per_value: float
+    per_kept: float
+    per_largest: float
     per_voxel: float
 
 
-PRETRAIN = TaskCost(0.12, 23.0, 7.0, 80.0)
-SEGMENTATION = TaskCost(0.15, 16.0, 8.7, 55.0)
-DIAGNOSIS = TaskCost(0.16, 15.0, 1.8, 250.0)
+PRETRAIN = TaskCost(0.12, 23.0, 1.0, 4.0, 80.0)
+SEGMENTATION = TaskCost(0.15, 16.0, 1.0, 4.0, 55.0)
+DIAGNOSIS = TaskCost(0.16, 15.0, 1.0, 4.0, 250.0)
 
 
-def count_parameters(network: NetworkPlan) -> int:
-    """Weights of the U-Net, norms and biases left out."""
-    pixels = _product(network.stem_zyx)
-    widths, kernels, time = network.channels, network.kernels_zyx, network.time_channels
-    total = 2 * pixels * widths[0] * _product(kernels[0]) + 2 * time * time
-    for stage, (width, kernel) in enumerate(zip(widths, kernels, strict=True)):
-        block = 2 * width * width * _product(kernel) + 2 * time * width
-        total += network.blocks_per_stage * block
-        if stage:
-            total += widths[stage - 1] * width * _product(kernel)
-        if stage + 1 < len(widths):
-            total += widths[stage + 1] * width * _product(kernel) + width * width * _product(kernel) + 2 * time * width
-        else:
-            total += block
-    return total
+@dataclass(frozen=True)
+class Counts:
+    """Of one volume's pass through a network: its weights, the values that autograd keeps, and those of the largest kept tensor."""
+
+    parameters: int
+    kept: int
+    largest: int
 
 
-def stage_voxels(network: NetworkPlan, patch_zyx: Triple) -> list[int]:
-    """Voxels of the feature maps of each stage."""
-    shapes = block_shapes(network, patch_zyx)
-    return [_product(shapes[f"encoder_{stage}"]) for stage in range(len(network.channels))]
+def count_kept(build: Callable[[], nn.Module], patch_zyx: Triple, run: Callable[[Any, Tensor, Tensor], Any]) -> Counts:
+    """Count what ``run(network, volume (1, 1, z, y, x), time step)`` leaves for the backward pass."""
+    with torch.device("meta"):
+        network, x, t = build(), torch.zeros((1, 1, *patch_zyx)), torch.zeros(1)
+    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = run(network, x, t)
+    sizes = [storage.nbytes() // x.element_size() for storage in kept.values()]
+    del result
+    return Counts(sum(parameter.numel() for parameter in network.parameters()), sum(sizes), max(sizes))
 
 
-def kept_values(network: NetworkPlan, patch_zyx: Triple) -> int:
-    """Channels times voxels of the volumes that autograd keeps of one pass through the U-Net.
-
-    Every stage keeps the two inputs of each residual block's convolutions (the norm before them is computed again), what it hands
-    down, and either skip joined and decoder's result or, at the coarsest, the two of the middle block.
-    """
-    volumes = 2 * network.blocks_per_stage + 3
-    return sum(
-        volumes * width * voxels
-        for width, voxels in zip(network.channels, stage_voxels(network, patch_zyx), strict=True)
-    )
+@cache
+def pretrain_counts(network: NetworkPlan, patch_zyx: Triple) -> Counts:
+    """A denoising pass."""
+    return count_kept(lambda: build_backbone(network), patch_zyx, lambda made, x, t: made(x, t))
 
 
-def training_memory_gb(
-    network: NetworkPlan, patch_zyx: Triple, batch_size: int, classes: int, value_bytes: int, diagnosis_batch: int = 0
-) -> float:
-    """Peak memory of the training process above an idle import, in GiB: that of the hungriest task.
+@cache
+def segmentation_counts(network: NetworkPlan, patch_zyx: Triple, classes: int, head: str) -> Counts:
+    """A pass up to the logits."""
+    return count_kept(lambda: SegmentationNetwork(network, classes, head), patch_zyx, lambda made, x, t: made(x, t))
+
+
+@cache
+def diagnosis_counts(network: NetworkPlan, patch_zyx: Triple, last: str) -> Counts:
+    """A pass up to the block `last`."""
+    return count_kept(lambda: build_backbone(network), patch_zyx, lambda made, x, t: made.features(x, t, last))
+
+
+@dataclass(frozen=True)
+class TaskMemory:
+    """GiB of training each task; 0 where there is none."""
+
+    pretrain: float
+    segmentation: float
+    diagnosis: float
+
+
+def task_memory_gb(
+    network: NetworkPlan, patch_zyx: Triple, batch_size: int, classes: int, value_bytes: int, diagnosis_batch: int = 0,
+    head: str = "decoder",
+) -> TaskMemory:  # fmt: skip
+    """Peak memory of the training process above an idle import, in GiB, for each task.
 
     Parameters
     ----------
     classes : outputs of the segmentation network, 0 where nothing is segmented.
     value_bytes : 2 where training runs in bfloat16, else 4.
     diagnosis_batch : cases of a diagnosis batch, 0 where nothing is diagnosed.
+    head : of the segmentation network.
     """
-    weights, kept, voxels = count_parameters(network), kept_values(network, patch_zyx), _product(patch_zyx)
+    voxels = patch_zyx[0] * patch_zyx[1] * patch_zyx[2]
 
-    def needed(cost: TaskCost, batch: int, per_voxel: float) -> float:
-        features = cost.per_value * value_bytes * kept
-        return cost.fixed_gb + (cost.per_parameter * weights + batch * (features + voxels * per_voxel)) / GIB
+    def needed(cost: TaskCost, counts: Counts, batch: int, per_voxel: float) -> float:
+        values = value_bytes * (cost.per_kept * counts.kept + cost.per_largest * counts.largest)
+        return cost.fixed_gb + (cost.per_parameter * counts.parameters + batch * (values + per_voxel * voxels)) / GIB
 
-    tasks = [needed(PRETRAIN, batch_size, PRETRAIN.per_voxel)]
+    segmentation = diagnosis = 0.0
     if classes:
-        per_voxel = SEGMENTATION.per_voxel * value_bytes / 2 + BYTES_PER_CLASS_VOXEL * classes
-        tasks.append(needed(SEGMENTATION, batch_size, per_voxel))
+        counts = segmentation_counts(network, patch_zyx, classes, head)
+        per_voxel = SEGMENTATION.per_voxel + BYTES_PER_CLASS_VOXEL * classes
+        segmentation = needed(SEGMENTATION, counts, batch_size, per_voxel)
     if diagnosis_batch:
-        tasks.append(needed(DIAGNOSIS, diagnosis_batch, DIAGNOSIS.per_voxel))
-    return max(tasks)
+        last = default_blocks(network, patch_zyx, block_names(network))[-1]
+        counts = diagnosis_counts(network, patch_zyx, last)
+        diagnosis = needed(DIAGNOSIS, counts, diagnosis_batch, DIAGNOSIS.per_voxel)
+    counts = pretrain_counts(network, patch_zyx)
+    return TaskMemory(needed(PRETRAIN, counts, batch_size, PRETRAIN.per_voxel), segmentation, diagnosis)
 
 
-def _product(sizes: tuple[int, ...]) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
+def training_memory_gb(
+    network: NetworkPlan, patch_zyx: Triple, batch_size: int, classes: int, value_bytes: int, diagnosis_batch: int = 0,
+    head: str = "decoder",
+) -> float:  # fmt: skip
+    """`task_memory_gb` of the hungriest task."""
+    found = task_memory_gb(network, patch_zyx, batch_size, classes, value_bytes, diagnosis_batch, head)
+    return max(found.pretrain, found.segmentation, found.diagnosis)

@@ -8,11 +8,12 @@ from pathlib import Path
 from odiff.dataset import Dataset, Series, find_dataset, load_dataset
 from odiff.errors import DatasetError, PlanError, UsageError
 from odiff.experiment_planning.budget import plan_within
+from odiff.experiment_planning.epochs import with_epochs_as_steps
 from odiff.experiment_planning.fingerprint import SeriesFingerprint, fingerprint_dataset, is_stale, known_series
 from odiff.experiment_planning.machine import this_machine
 from odiff.experiment_planning.planner import plan_dataset
 from odiff.experiment_planning.preprocess import SPLITS, preprocess_dataset, without_cases
-from odiff.experiment_planning.presets import Preset, read_preset
+from odiff.experiment_planning.presets import Preset, is_of_preset, read_preset
 from odiff.experiment_planning.verify import survey_dataset
 from odiff.plan import Plan, apply_overrides, plan_from_plain, read_plan, to_plain, write_plan
 from odiff.training.device import choose_device
@@ -103,13 +104,15 @@ def make_plan(
     fingerprint, fresh = fingerprint_dataset(dataset, folder, views, options.processes, measured)
     like = read_plan(find_dataset(preprocessed, options.like) / PLANS) if options.like else None
     machine = this_machine(options.memory_gb, options.device)
-    preset = read_preset(options.preset)
+    of_preset = [override for override in options.overrides if is_of_preset(override)]
+    of_plan = [override for override in options.overrides if not is_of_preset(override)]
+    preset = with_epochs_as_steps(read_preset(options.preset, of_preset), fingerprint)
 
     def plan_from(preset: Preset) -> Plan:
         return plan_dataset(fingerprint, description, options.preset, preset, machine, dataset.folder.name, views, like)
 
     plan = plan_from(preset) if options.hours is None else within_hours(preset, options, plan_from)
-    return plan_from_plain(apply_overrides(to_plain(plan), options.overrides), "the plan"), fresh
+    return plan_from_plain(apply_overrides(to_plain(plan), of_plan), "the plan"), fresh
 
 
 def within_hours(preset: Preset, options: PlanningOptions, plan_from: Callable[[Preset], Plan]) -> Plan:

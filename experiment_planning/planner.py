@@ -8,6 +8,7 @@ import numpy as np
 from odiff.dataset import DatasetDescription
 from odiff.errors import PlanError
 from odiff.experiment_planning.fingerprint import Fingerprint, ViewFingerprint
+from odiff.experiment_planning.fixed import network_of_patch, spacing_of_patch
 from odiff.experiment_planning.memory import training_memory_gb
 from odiff.experiment_planning.presets import Preset, block_in_voxels
 from odiff.experiment_planning.topology import (
@@ -20,7 +21,7 @@ from odiff.experiment_planning.topology import (
     plan_channels,
     plan_topology,
 )
-from odiff.network.unet import block_names
+from odiff.network.backbone import block_names
 from odiff.plan import SCHEMA_VERSION, Decision, DiffusionPlan, NetworkPlan, Plan, ViewPlan
 from odiff.plan.schema import Triple
 
@@ -44,10 +45,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class Tasks:
-    """What will be trained on a view, as far as memory goes: segmented classes and cases of a diagnosis batch, or 0."""
+    """What will be trained on a view, as far as memory goes: segmented classes and cases of a diagnosis batch, or 0; and the head."""
 
     classes: int
     diagnosis_batch: int
+    head: str = "decoder"
 
 
 @dataclass
@@ -85,8 +87,9 @@ def plan_dataset(
         if view not in fingerprint.views:
             raise PlanError(f"{dataset}: no images of view {view}; leave it out of --views")
         reasons = Reasons(view, decisions)
-        mirror_axes = plan_mirroring(fingerprint, description, view, reasons)
-        tasks = Tasks(len(description.labels), preset.diagnosis.batch_size if description.diagnoses else 0)
+        mirror_axes = plan_mirroring(fingerprint, description, view, preset, reasons)
+        diagnosis_batch = preset.diagnosis.batch_size if description.diagnoses else 0
+        tasks = Tasks(len(description.labels), diagnosis_batch, preset.segmentation.head)
         planned[view] = plan_view(
             fingerprint.views[view], tasks, preset, machine, mirror_axes, reasons, _view_of(like, view)
         )
@@ -95,8 +98,8 @@ def plan_dataset(
         planned_like=like.dataset if like else None, file_ending=description.file_ending, labels=dict(description.labels),
         ignore_label=description.ignore_label, sparse_slices=description.sparse_slices,
         left_right=tuple((description.labels[a], description.labels[b]) for a, b in description.left_right),
-        diagnoses=description.diagnoses, flip_left_joints=True,
-        average_unknown_laterality=fingerprint.has_laterality, views=planned, pretrain=preset.pretrain,
+        diagnoses=description.diagnoses, flip_left_joints=preset.flip_left_joints,
+        average_unknown_laterality=fingerprint.has_laterality and preset.flip_left_joints, views=planned, pretrain=preset.pretrain,
         segmentation=preset.segmentation, diagnosis=preset.diagnosis, fusion=preset.fusion, decisions=tuple(decisions),
     )  # fmt: skip
 
@@ -114,14 +117,9 @@ def plan_view(
     like: ViewPlan | None = None,
 ) -> ViewPlan:  # fmt: skip
     """Steps 1 to 5 of the planner for one view."""
-    spacing = plan_spacing(seen, reasons)
-    spacing, patch, topology = plan_patch(seen, spacing, preset, machine, tasks, reasons, like)
-    network = like.network if like else plan_network(topology, preset)
-    reasons.add(
-        "network", list(network.channels), "widths double per stage" if like is None else "taken from --like", "preset"
-    )
+    spacing, patch, network = plan_grid(seen, tasks, preset, machine, reasons, like)
     batch_size, accumulate = plan_batch(network, patch, preset, machine, tasks, reasons)
-    memory = training_memory_gb(network, patch, batch_size, tasks.classes, machine.value_bytes, tasks.diagnosis_batch)
+    memory = memory_needed(network, patch, batch_size, tasks, machine)
     reasons.add(
         "estimated_memory_gb",
         round(memory, 2),
@@ -131,8 +129,33 @@ def plan_view(
     return ViewPlan(
         view=seen.view, spacing_zyx_mm=spacing, patch_zyx=patch, normalisation=like.normalisation if like else preset.normalisation,
         network=network, diffusion=plan_diffusion(spacing, network, preset), mirror_axes=mirror_axes,
-        batch_size=batch_size, accumulate=accumulate, estimated_memory_gb=round(memory, 2),
+        batch_size=batch_size, accumulate=accumulate, estimated_memory_gb=round(memory, 2), grid=like.grid if like else preset.grid,
     )  # fmt: skip
+
+
+def memory_needed(network: NetworkPlan, patch: Triple, batch_size: int, tasks: Tasks, machine: Machine) -> float:
+    """GiB of the hungriest of the tasks."""
+    return training_memory_gb(
+        network, patch, batch_size, tasks.classes, machine.value_bytes, tasks.diagnosis_batch, tasks.head
+    )
+
+
+def plan_grid(
+    seen: ViewFingerprint, tasks: Tasks, preset: Preset, machine: Machine, reasons: Reasons, like: ViewPlan | None
+) -> tuple[Spacing, Triple, NetworkPlan]:
+    """Steps 1 to 3: spacing, patch and network, as the preset fixes them or as the fingerprint says."""
+    fixed = like.patch_zyx if like and like.grid == "paper" else preset.limits.fixed_patch_zyx
+    if fixed:
+        spacing = spacing_of_patch(seen, fixed)
+        network = like.network if like else network_of_patch(fixed, spacing, preset)
+        reasons.add("patch_zyx", fixed, "fixed by the recipe", "preset")
+        reasons.add("spacing_zyx_mm", spacing, "the median field of view over the patch", f"{seen.series} series")
+        return spacing, fixed, network
+    spacing, patch, topology = plan_patch(seen, plan_spacing(seen, reasons), preset, machine, tasks, reasons, like)
+    network = like.network if like else plan_network(topology, preset)
+    rule = "widths double per stage" if like is None else "taken from --like"
+    reasons.add("network", list(network.channels), rule, "preset")
+    return spacing, patch, network
 
 
 def plan_spacing(seen: ViewFingerprint, reasons: Reasons) -> Spacing:
@@ -230,8 +253,7 @@ def _fits(
     if work > limits.patch_voxels or max(patch[1:]) > limits.in_plane_voxels:
         return False
     network = like.network if like else plan_network(topology, preset)
-    needed = training_memory_gb(network, patch, 1, tasks.classes, machine.value_bytes, tasks.diagnosis_batch)
-    return needed <= machine.memory_gb
+    return memory_needed(network, patch, 1, tasks, machine) <= machine.memory_gb
 
 
 def cut_patch(
@@ -277,9 +299,8 @@ def plan_batch(
     """Step 4: the preset's batch as far as memory holds it, the rest by accumulating gradients."""
     wanted = preset.limits.batch_size
     batch = wanted
-    while (
-        batch > 1 and training_memory_gb(network, patch, batch, tasks.classes, machine.value_bytes) > machine.memory_gb
-    ):
+    others = replace(tasks, diagnosis_batch=0)
+    while batch > 1 and memory_needed(network, patch, batch, others, machine) > machine.memory_gb:
         batch -= 1
     accumulate = -(-wanted // batch)
     reasons.add(
@@ -298,19 +319,21 @@ def plan_diffusion(spacing: Spacing, network: NetworkPlan, preset: Preset) -> Di
         time_steps=chosen.time_steps, schedule=chosen.schedule, prediction=chosen.prediction,
         loss_weighting=chosen.loss_weighting, min_snr_gamma=chosen.min_snr_gamma, mask_fraction=chosen.mask_fraction,
         mask_block_zyx=block_in_voxels(chosen.mask_block_mm, spacing), probe_time_steps=chosen.probe_time_steps,
-        probe_blocks=block_names(len(network.channels)),
+        probe_blocks=block_names(network),
     )  # fmt: skip
 
 
 def plan_mirroring(
-    fingerprint: Fingerprint, description: DatasetDescription, view: str, reasons: Reasons
+    fingerprint: Fingerprint, description: DatasetDescription, view: str, preset: Preset, reasons: Reasons
 ) -> tuple[int, ...]:
     """Mirror the medial-lateral axis only if some laterality is unknown and no label is sided."""
     from odiff.geometry import MEDIAL_LATERAL_AXIS
 
     sided = sided_labels(description)
     axes: tuple[int, ...] = ()
-    if not fingerprint.unknown_laterality:
+    if preset.grid == "paper":
+        rule = "off: the recipe mirrors nothing"
+    elif not fingerprint.unknown_laterality:
         rule = "off: every laterality is known, left joints are mirrored to right"
     elif sided:
         rule = f"off: the label {sided[0]} has a side"

@@ -65,7 +65,7 @@ def preprocess_stamp(series: Series, plan: Plan, is_left: bool) -> str:
     view = plan.views[series.view]
     read = [
         file_stamp(series), view.spacing_zyx_mm, to_plain(view.normalisation), plan.ignore_label, plan.sparse_slices,
-        plan.left_right, is_left, FORMAT,
+        plan.left_right, is_left, FORMAT, *((view.grid, view.patch_zyx) if view.grid != "canonical" else ()),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]
 

@@ -1,18 +1,32 @@
 """Presets: the part of a plan that a fingerprint does not decide, as JSON in `plans/`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 from odiff.errors import PlanError, UsageError
-from odiff.plan import DiagnosisRecipe, FusionRecipe, Normalisation, PretrainRecipe, SegmentationRecipe, from_plain
+from odiff.plan import (
+    DiagnosisRecipe,
+    FusionRecipe,
+    Normalisation,
+    PretrainRecipe,
+    SegmentationRecipe,
+    apply_overrides,
+    from_plain,
+)
 from odiff.plan.parse import closest
 from odiff.plan.schema import Triple
+
+PLANNED_FROM = ("limits", "network", "normalisation", "diffusion")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the patch, the batch and the stem; `patch_voxels` count after the stem, where the work is."""
+    """Bounds of the patch, the batch and the stem; `patch_voxels` count after the stem, where the work is.
+
+    `fixed_patch_zyx` is the patch itself where the recipe leaves no choice.
+    """
 
     patch_voxels: int
     batch_size: int
@@ -20,16 +34,18 @@ class Limits:
     coarsen_in_plane: float
     stem_per_slice: float
     stem_voxels: int
+    fixed_patch_zyx: Triple | None = None
 
 
 @dataclass(frozen=True)
 class NetworkPreset:
-    """Widths and depth; strides and kernels follow from the fingerprint."""
+    """Widths and depth; strides and kernels follow from the fingerprint, or from the architecture where it is the paper's."""
 
     base_channels: int
     largest_channels: int
     blocks_per_stage: int
     time_channels: int
+    architecture: str = "unet"
 
 
 @dataclass(frozen=True)
@@ -47,8 +63,18 @@ class DiffusionPreset:
 
 
 @dataclass(frozen=True)
+class Epochs:
+    """Passes over the labelled cases, for recipes that do not count in steps."""
+
+    segmentation: int
+    diagnosis: int
+    diagnosis_head: int
+    fusion: int
+
+
+@dataclass(frozen=True)
 class Preset:
-    """One file of `plans/`."""
+    """One file of `plans/`; where it has `epochs`, they stand for the steps of the labelled tasks."""
 
     description: str
     limits: Limits
@@ -59,6 +85,9 @@ class Preset:
     segmentation: SegmentationRecipe
     diagnosis: DiagnosisRecipe
     fusion: FusionRecipe
+    grid: str = "canonical"
+    flip_left_joints: bool = True
+    epochs: Epochs | None = None
 
 
 def preset_names() -> list[str]:
@@ -67,13 +96,18 @@ def preset_names() -> list[str]:
     return sorted(file.name[: -len(".json")] for file in files if file.name.endswith(".json"))
 
 
-def read_preset(name: str) -> Preset:
-    """The preset called `name`; a `UsageError` with the known names where there is none."""
+def read_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
+    """The preset called `name` with ``--set`` overrides applied; a `UsageError` with the known names where there is none."""
     names = preset_names()
     if name not in names:
         raise UsageError(f"--preset {name}: no such preset{closest(name, names)}")
     text = resources.files("odiff.plans").joinpath(f"{name}.json").read_text(encoding="utf-8")
-    return from_plain(Preset, json.loads(text), f"preset {name}", PlanError)
+    return from_plain(Preset, apply_overrides(json.loads(text), overrides), f"preset {name}", PlanError)
+
+
+def is_of_preset(override: str) -> bool:
+    """Whether a ``--set`` override names what the planner starts from, which the plan itself does not hold."""
+    return override.partition(".")[0] in PLANNED_FROM
 
 
 def block_in_voxels(block_mm: tuple[float, ...], spacing_zyx_mm: tuple[float, ...]) -> Triple:

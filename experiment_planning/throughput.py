@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from odiff.learning.probes import default_blocks
+from odiff.learning.probes import usual_blocks
+from odiff.network.backbone import build_backbone
 from odiff.network.segmentation import SegmentationNetwork
-from odiff.network.unet import UNet
 from odiff.plan import Plan, ViewPlan
 from odiff.plan.schema import Triple
 from odiff.training.precision import autocast, place
@@ -34,13 +34,15 @@ class TaskFigures:
 def training_work(plan: ViewPlan, classes: int, diagnosis_batch: int) -> TaskFigures:
     """Multiply-adds of one optimiser step of each task, counted on networks without memory."""
     batch = TRAINING_PASSES * plan.batch_size * plan.accumulate
-    last = default_blocks(plan)[-1]
+    last = usual_blocks(plan)[-1]
     return TaskFigures(
-        batch * multiply_adds(lambda: UNet(plan.network), plan.patch_zyx),
+        batch * multiply_adds(lambda: build_backbone(plan.network), plan.patch_zyx),
         batch * multiply_adds(lambda: SegmentationNetwork(plan.network, classes), plan.patch_zyx) if classes else 0.0,
         TRAINING_PASSES
         * diagnosis_batch
-        * multiply_adds(lambda: UNet(plan.network), plan.patch_zyx, lambda network, x, t: network.features(x, t, last)),
+        * multiply_adds(
+            lambda: build_backbone(plan.network), plan.patch_zyx, lambda network, x, t: network.features(x, t, last)
+        ),
     )
 
 
@@ -86,7 +88,7 @@ def training_rate(plan: ViewPlan, classes: int, device: torch.device) -> TaskFig
     Diagnosis trains the same layers as pretraining and is not measured apart.
     """
     piece = piece_of(plan)
-    pretrain = _rate(lambda: UNet(plan.network), piece, device)
+    pretrain = _rate(lambda: build_backbone(plan.network), piece, device)
     segmentation = _rate(lambda: SegmentationNetwork(plan.network, classes), piece, device) if classes else 0.0
     return TaskFigures(pretrain, segmentation, pretrain)
 

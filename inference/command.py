@@ -45,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--save-probabilities", action="store_true", help="also write <case>_<view>.npz with class probabilities"
     )
+    result.add_argument(
+        "--fuse-segmentation",
+        action="store_true",
+        help="also write OUT/fused/: probabilities of all views of a case, averaged where they overlap",
+    )
     result.add_argument("--disable-tta", action="store_true", help="no mirroring at test time")
     result.add_argument(
         "--cases", type=Path, metavar="FILE", help="a case table with laterality, in place of IN/cases.csv"
@@ -88,9 +93,16 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
         f"{outcome.segmented} series segmented, {outcome.diagnosed} cases diagnosed, {outcome.skipped} cases done before "
         f"-> {arguments.output}\n"
     )
-    for message in outcome.failed:
+    failed = outcome.failed
+    if arguments.fuse_segmentation:
+        from odiff.inference.fuse_views import fuse_folder
+
+        written, unread = fuse_folder(predictor, arguments.input, arguments.output, arguments.cases)
+        failed = tuple(dict.fromkeys((*failed, *unread)))
+        sys.stdout.write(f"{written} fused segmentations -> {arguments.output / 'fused'}\n")
+    for message in failed:
         sys.stderr.write(f"odiff_predict: failed: {message}\n")
-    return SOME_FAILED if outcome.failed else DONE
+    return SOME_FAILED if failed else DONE
 
 
 def model_folder(results: Path, wanted: str, plan: str) -> Path:

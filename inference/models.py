@@ -13,9 +13,10 @@ from odiff.learning.diagnose import load_diagnosis, load_fusion
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.segment import load_segmentation
 from odiff.network.diagnosis import DiagnosisNetwork
-from odiff.network.fusion import ConcatFusion
+from odiff.network.fusion import FusionNetwork
 from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Plan, plan_from_plain
+from odiff.storage import file_digest
 from odiff.training.run_folder import RunFolder
 
 KINDS = ("final", "best")
@@ -30,7 +31,7 @@ class LoadedModels:
     plan: Plan
     segmentation: dict[str, list[SegmentationNetwork]]
     diagnosis: dict[str, dict[str, DiagnosisNetwork]]
-    fusion: dict[str, ConcatFusion]
+    fusion: dict[str, FusionNetwork]
     calibration: dict[str, StoredCalibration]
 
 
@@ -81,15 +82,6 @@ def digest_of(paths: Sequence[Path], folder: Path) -> str:
     for path in sorted(paths):
         whole.update(f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n".encode())
     return whole.hexdigest()
-
-
-def file_digest(path: Path, block: int = 2**20) -> str:
-    """SHA-256 of a file."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(block):
-            found.update(part)
-    return found.hexdigest()
 
 
 def trained(results: ResultsFolder, view: str, task: str, folds: Sequence[str] | None) -> dict[str, RunFolder]:

@@ -64,6 +64,7 @@ def predict_folder(
     done = read_table(target / TABLE, plan)
     failed: list[str] = []
     counts = {"segmented": 0, "diagnosed": 0, "skipped": 0}
+    gates: dict[str, dict[str, tuple[float, ...]]] = {}
     by_case: dict[str, list[Series]] = {}
     for one in series:
         by_case.setdefault(one.case, []).append(one)
@@ -89,7 +90,11 @@ def predict_folder(
             found = predictor.diagnose(CaseImages(kept, laterality))
             done[case] = table_row(case, found)
             write_table(target / TABLE, done, plan)
+            if found.gates:
+                gates[case] = found.gates
             counts["diagnosed"] += 1
+    if gates:
+        _write_gates(target, gates, plan)
     return PredictOutcome(**counts, failed=tuple(failed), notes=tuple(notes))
 
 
@@ -202,6 +207,14 @@ def table_row(case: str, found: Diagnosis) -> dict[str, str]:
         "calibrated": answer[found.is_calibrated],
         "laterality_known": answer[found.is_laterality_known],
     }
+
+
+def _write_gates(target: Path, gates: dict[str, dict[str, tuple[float, ...]]], plan: Plan) -> None:
+    from odiff.learning.gates import add_gates, gate_table  # needs pandas and matplotlib, which are slow to import
+
+    views = list(next(iter(gates.values())))
+    weights = np.array([[of_case[view] for view in views] for of_case in gates.values()]).transpose(0, 2, 1)
+    add_gates(target, gate_table(list(gates), plan.diagnoses, views, weights))
 
 
 def read_table(path: Path, plan: Plan) -> dict[str, dict[str, str]]:

@@ -17,17 +17,22 @@ from odiff.geometry import Volume, image_from_volume, volume_from_image
 from odiff.inference.models import LoadedModels, load_models
 from odiff.learning.diagnose import embed_volume, volume_logits
 from odiff.learning.segment import labels_and_probabilities_on_grid, labels_on_grid, probability_slabs
+from odiff.network.fusion import GatedFusion
 from odiff.plan import Plan
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Probabilities of one case by label; `views` took part."""
+    """Probabilities of one case by label; `views` took part.
+
+    `gates` is what a gated fusion weighed: by view of the model, one weight per label, 0 where the view is missing.
+    """
 
     probabilities: dict[str, float]
     views: tuple[str, ...]
     is_calibrated: bool
     is_laterality_known: bool
+    gates: dict[str, tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,12 @@ class Predictor:
         lateralities = [case.laterality]
         if case.laterality is None and self.plan.average_unknown_laterality:
             lateralities = ["R", "L"]
-        logits = np.mean([self._logits(case, views, side) for side in lateralities], axis=0)
+        found = [self._logits(case, views, side) for side in lateralities]
+        logits = np.mean([one for one, _ in found], axis=0)
+        weighed = [gates for _, gates in found if gates]
+        gates = {
+            view: tuple(np.mean([one[view] for one in weighed], axis=0).tolist()) for view in next(iter(weighed), {})
+        }
         calibration = self.models.calibration.get("fused" if self._uses_fusion(views) else views[0])
         probabilities = calibration.calibration.apply(logits[None])[0] if calibration else expit(logits)
         return Diagnosis(
@@ -141,17 +151,24 @@ class Predictor:
             views,
             calibration is not None,
             case.laterality is not None,
+            gates or None,
         )
 
     def _uses_fusion(self, views: Sequence[str]) -> bool:
         return bool(self.models.fusion) and len(views) > 0
 
-    def _logits(self, case: CaseImages, views: Sequence[str], laterality: str | None) -> np.ndarray:
+    def _logits(
+        self, case: CaseImages, views: Sequence[str], laterality: str | None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
+        """Logits (labels,), and what a gate weighed."""
         prepared = {v: [self._prepare(one, v, laterality).image for one in case.volumes[v]] for v in views}
         if self._uses_fusion(views):
-            return np.mean([self._fused(fold, prepared) for fold in self.models.fusion], axis=0)
+            fused = [self._fused(fold, prepared) for fold in self.models.fusion]
+            gates = [one for _, one in fused if one]
+            mean = {view: np.mean([one[view] for one in gates], axis=0) for view in next(iter(gates), {})}
+            return np.mean([one for one, _ in fused], axis=0), mean or None
         per_view = [self._view_logits(view, images) for view, images in prepared.items()]
-        return np.mean(per_view, axis=0)
+        return np.mean(per_view, axis=0), None
 
     def _view_logits(self, view: str, images: Sequence[np.ndarray]) -> np.ndarray:
         axes: Any = self.plan.views[view].mirror_axes if self.is_mirroring else ()
@@ -161,10 +178,12 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def _fused(self, fold: str, prepared: dict[str, list[np.ndarray]]) -> np.ndarray:
+    def _fused(
+        self, fold: str, prepared: dict[str, list[np.ndarray]]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
         fusion = self.models.fusion[fold]
-        embedded, present = {}, torch.zeros((1, len(fusion.views)), dtype=torch.bool)
-        for number, view in enumerate(fusion.views):
+        embedded, present = {}, torch.zeros((1, len(fusion.heads.views)), dtype=torch.bool)
+        for number, view in enumerate(fusion.heads.views):
             network = self.models.diagnosis[view][fold]
             rows = [
                 embed_volume(network, split_tiles(image, self.plan.views[view].patch_zyx), self.plan, view).cpu()
@@ -174,4 +193,8 @@ class Predictor:
             embedded[view] = (
                 torch.stack(rows).mean(dim=0)[None] if rows else torch.zeros((1, *network.head.weight.shape))
             )
-        return fusion(embedded, present)[0].numpy()
+        gates = None
+        if isinstance(fusion, GatedFusion):
+            weights = fusion.gates(fusion.heads(embedded), present)[0].numpy()
+            gates = {view: weights[:, number] for number, view in enumerate(fusion.heads.views)}
+        return fusion(embedded, present)[0].numpy(), gates

@@ -1,6 +1,7 @@
 """Files that are either whole or absent: written under a temporary name, then renamed."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -81,3 +82,12 @@ def read_json(path: Path, error: type[OdiffError], advice: str) -> Any:
         ) from None
     except (OSError, UnicodeDecodeError) as fault:
         raise error(f"{path}: cannot be read: {fault}; {advice}") from None
+
+
+def file_digest(path: Path, block: int = 2**20) -> str:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(block):
+            found.update(part)
+    return found.hexdigest()

@@ -30,7 +30,7 @@ from odiff.learning.context import Context, open_context
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.metrics.classification import label_score, macro_score
-from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice
+from odiff.network.diagnosis import FeatureChoice
 from odiff.phantom import write_phantom_dataset
 from odiff.storage import write_json
 
@@ -141,16 +141,14 @@ def untrained_probabilities(
 ) -> np.ndarray:
     """Mean logits over views of the same networks with random weights; (cases, labels)."""
     from odiff.data.preprocessing import prepare
-    from odiff.learning.diagnose import volume_logits
+    from odiff.learning.diagnose import build_diagnosis, volume_logits
 
     plan = context.plan
     torch.manual_seed(seed)
     logits = np.zeros((len(cases), len(plan.diagnoses)))
     for view, trained in predictor.models.diagnosis.items():
         choice: FeatureChoice = next(iter(trained.values())).choice
-        network = DiagnosisNetwork(
-            plan.views[view].network, plan.views[view].patch_zyx, len(plan.diagnoses), choice, 0.0
-        ).eval()
+        network = build_diagnosis(plan, view, choice).eval()
         for one in held_out:
             if one.series.view == view:
                 image = prepare(one.volume, None, plan.views[view], one.laterality == "L").image

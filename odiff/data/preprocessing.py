@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from odiff.data.body import Box, body_box, body_mask
+from odiff.data.paper_grid import PAPER_FRAME, paper_image
 from odiff.data.percentiles import percentiles
 from odiff.data.resampling import resample, resample_labels, resampled_shape
 from odiff.geometry import Frame, Grid, Volume, canonical_frame, canonical_spacing, mirror, to_canonical
@@ -41,7 +42,11 @@ def prepare(volume: Volume, mask: np.ndarray | None, plan: ViewPlan, is_left: bo
     volume : the series as stored, (z, y, x).
     mask : label values on the same grid, or None.
     is_left : mirror the volume so that a left joint looks like a right one.
+
+    A plan with the grid ``paper`` takes `paper_image` in place of all that.
     """
+    if plan.grid == "paper":
+        return _prepare_as_paper(volume, mask, plan)
     view, frame = plan.view, canonical_frame(volume.grid, plan.view)
     image = to_canonical(volume.array, frame)
     image = mirror(image, view) if is_left else image
@@ -53,6 +58,12 @@ def prepare(volume: Volume, mask: np.ndarray | None, plan: ViewPlan, is_left: bo
     geometry = SeriesGeometry(volume.grid, frame, view, crop, shape_zyx, is_left)
     resampled = resample(torch.from_numpy(normalised)[None], shape_zyx)[0].numpy()
     return PreparedVolume(resampled, None if mask is None else prepare_mask(mask, geometry), geometry)
+
+
+def _prepare_as_paper(volume: Volume, mask: np.ndarray | None, plan: ViewPlan) -> PreparedVolume:
+    image, crop = paper_image(volume, plan.patch_zyx)
+    geometry = SeriesGeometry(volume.grid, PAPER_FRAME, plan.view, crop, plan.patch_zyx, is_mirrored=False)
+    return PreparedVolume(image, None if mask is None else prepare_mask(mask, geometry), geometry)
 
 
 def prepare_mask(mask: np.ndarray, geometry: SeriesGeometry) -> np.ndarray:
@@ -92,4 +103,9 @@ def _range(inside: np.ndarray, plan: Normalisation) -> tuple[float, float]:
     return float(low), float(high)
 
 
-NORMALISE = {"percentile": _percentile, "zscore": _zscore}
+def _minmax(inside: np.ndarray, plan: Normalisation) -> tuple[float, float]:
+    low, high = float(inside.min()), float(inside.max())
+    return (low + high) / 2, max(high - low, 1e-6) / 2
+
+
+NORMALISE = {"percentile": _percentile, "zscore": _zscore, "minmax": _minmax}

@@ -1,13 +1,13 @@
 """Whole volumes from patch predictions, tiles blended with a Gaussian as nnU-Net does."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Predict = Callable[[Tensor], Tensor]
+Predict = Callable[[Tensor], Iterable[Tensor]]
 Tile = tuple[slice, slice, slice]
 AIR = -1.0
 
@@ -62,9 +62,11 @@ def sliding_slabs(
 ) -> Iterator[Tensor]:  # fmt: skip
     """Predict a volume of any size from its first slice to its last, holding no more of it than one row of tiles.
 
+    Where one tile is the whole volume and nothing is mirrored, no more is held than one slab of `predict`.
+
     Parameters
     ----------
-    predict : (1, 1, *patch_zyx) -> (1, classes, *patch_zyx).
+    predict : (1, 1, *patch_zyx) -> slabs (1, classes, n, y, x) in order along z, together the patch.
     volume : (1, z, y, x); filled up with `outside` on both sides where smaller than the patch.
     step_size : distance of tiles in patches, in (0, 1].
     mirror_axes : spatial axes (0, 1, 2); predictions of all combinations of mirrored patches are averaged.
@@ -79,8 +81,12 @@ def sliding_slabs(
     inner = (slice(None), slice(None), slice(margin[1], margin[1] + rows), slice(margin[2], margin[2] + columns))
     places = tiles(full, patch_zyx, step_size)
     if len(places) == 1:
-        answer = mirrored(predict, _cut(volume, places[0], margin, outside), mirror_axes)[0].float().cpu()
-        yield answer[:, margin[0] : margin[0] + depth][inner]
+        tile = _cut(volume, places[0], margin, outside)
+        slabs = [mirrored(predict, tile, mirror_axes)] if mirror_axes else predict(tile)
+        for first, slab in _numbered(slabs):
+            low, high = max(margin[0] - first, 0), min(margin[0] + depth - first, slab.shape[1])
+            if low < high:
+                yield slab[:, low:high][inner]
         return
     row = TileRow((patch_zyx[0], full[1], full[2]), importance(patch_zyx))
     for number, place in enumerate(places):
@@ -92,6 +98,14 @@ def sliding_slabs(
             finished = min(following, margin[0] + depth) - place[0].start
             yield row.finished(finished)[:, first:][inner]
             row.advance(following - place[0].start)
+
+
+def _numbered(slabs: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Slabs of one patch as (classes, n, y, x) float32 on the CPU, each with the number of its first slice."""
+    done = 0
+    for slab in slabs:
+        yield done, slab[0].float().cpu()
+        done += slab.shape[2]
 
 
 class TileRow:
@@ -153,7 +167,17 @@ def mirrored(predict: Predict, patch: Tensor, mirror_axes: Sequence[int]) -> Ten
     combinations: list[list[int]] = [[]]
     for axis in mirror_axes:
         combinations += [[*chosen, axis + 2] for chosen in combinations]
-    total = predict(patch)
+    total = _whole(predict(patch), patch)
     for axes in combinations[1:]:
-        total = total + torch.flip(predict(torch.flip(patch, axes)), axes)
-    return total / len(combinations) if len(combinations) > 1 else total
+        total += torch.flip(_whole(predict(torch.flip(patch, axes)), patch), axes)
+    return total.div_(len(combinations)) if len(combinations) > 1 else total
+
+
+def _whole(slabs: Iterable[Tensor], patch: Tensor) -> Tensor:
+    result, done = torch.empty(0), 0
+    for slab in slabs:
+        if not done:
+            result = slab.new_empty((*slab.shape[:2], *patch.shape[2:]))
+        result[:, :, done : done + slab.shape[2]] = slab
+        done += slab.shape[2]
+    return result

@@ -13,7 +13,7 @@ from odiff.errors import CheckpointError
 from odiff.learning.features import noised
 from odiff.learning.loading import trained_network
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice
-from odiff.network.fusion import ConcatFusion
+from odiff.network.fusion import FusionNetwork, build_fusion
 from odiff.plan import Plan
 from odiff.training.checkpoint import load_weights, read_checkpoint
 from odiff.training.precision import autocast
@@ -24,16 +24,19 @@ def stored_choice(config: dict[str, Any]) -> FeatureChoice:
     return FeatureChoice(config["features"]["time_step"], tuple(config["features"]["blocks"]))
 
 
+def build_diagnosis(plan: Plan, view: str, choice: FeatureChoice, dropout: float = 0.0) -> DiagnosisNetwork:
+    """The network of a view that reads the features of `choice`, with random weights."""
+    view_plan = plan.views[view]
+    return DiagnosisNetwork(
+        view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), choice, dropout, plan.diagnosis.pooling
+    )
+
+
 def load_diagnosis(path: Path, plan: Plan, view: str, device: torch.device) -> DiagnosisNetwork:
     """A trained diagnosis network, ready to predict."""
     checkpoint = read_checkpoint(path)
     choice = stored_choice(checkpoint.meta)
-    view_plan = plan.views[view]
-    return trained_network(
-        lambda: DiagnosisNetwork(view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), choice, 0.0),
-        checkpoint,
-        device,
-    )
+    return trained_network(lambda: build_diagnosis(plan, view, choice), checkpoint, device, is_compact=True)
 
 
 @torch.no_grad()
@@ -60,7 +63,7 @@ def volume_logits(
     return np.mean(logits, axis=0)
 
 
-def load_fusion(path: Path, labels: int, networks: Mapping[str, DiagnosisNetwork]) -> ConcatFusion:
+def load_fusion(path: Path, labels: int, networks: Mapping[str, DiagnosisNetwork]) -> FusionNetwork:
     """A trained fusion layer over the views it was trained with.
 
     Raises
@@ -72,7 +75,7 @@ def load_fusion(path: Path, labels: int, networks: Mapping[str, DiagnosisNetwork
     missing = [view for view in checkpoint.meta["fused_views"] if view not in networks]
     if missing:
         raise CheckpointError(f"{path}: was trained with the view {missing[0]}, whose diagnosis model is missing")
-    widths = {view: networks[view].head.weight.shape[1] for view in checkpoint.meta["fused_views"]}
-    network = ConcatFusion(widths, labels)
+    fused = {view: networks[view] for view in checkpoint.meta["fused_views"]}
+    network = build_fusion(checkpoint.meta["variant"], fused, labels)
     load_weights(network, checkpoint.part("weights."), str(path))
     return network.eval()

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from odiff.data.batches import BatchSource, DiagnosisBatches, DiagnosisItem, whole_view
 from odiff.data.index import PreparedCase
 from odiff.learning.context import Context
-from odiff.learning.diagnose import embed_volume, load_diagnosis, stored_choice
-from odiff.learning.diagnosis_data import items_of, targets_of
+from odiff.learning.diagnose import build_diagnosis, embed_volume, load_diagnosis, stored_choice
+from odiff.learning.diagnosis_data import items_of, prior_logits, targets_of
 from odiff.learning.diagnosis_scores import masked_bce, write_scores
-from odiff.learning.features import noised
+from odiff.learning.features import noised, step_noise
 from odiff.learning.pretrained import load_backbone
-from odiff.learning.probes import ProbeResult, choose_features, default_blocks
+from odiff.learning.probes import ProbeResult, choose_features, usual_blocks
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.screening import point_head
 from odiff.learning.segmentation import fine_tuning_rates, parameter_groups
 from odiff.learning.warm_up import cache_features, warm_up_head
 from odiff.metrics.classification import macro_score
+from odiff.network.backbone import Backbone, build_backbone
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
-from odiff.network.unet import UNet
 from odiff.plan import Plan
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.run_folder import RunFolder
@@ -52,7 +52,7 @@ def train_diagnosis(
     plan, view_plan, recipe = context.plan, context.plan.views[view], context.plan.diagnosis
     items = items_of(training, view, plan.diagnoses)
     torch.manual_seed(settings.seed)
-    backbone = UNet(view_plan.network)
+    backbone = build_backbone(view_plan.network)
     if pretrained:
         load_backbone(backbone, pretrained, view_plan)
     meta = describe_run(plan, view, "diagnosis", fold, settings)
@@ -64,9 +64,7 @@ def train_diagnosis(
         "probes": probes.scores,
     }
     run.write_config(meta)
-    network = DiagnosisNetwork(
-        view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), probes.choice, recipe.dropout
-    )
+    network = build_diagnosis(plan, view, probes.choice, recipe.dropout)
     network.backbone.load_state_dict(backbone.state_dict())
     with torch.no_grad():
         network.head.bias.copy_(prior_logits(items))
@@ -81,7 +79,7 @@ def train_diagnosis(
     loop = LoopSettings(
         steps=recipe.steps, accumulate=1, gradient_clip=recipe.gradient_clip, weight_decay=recipe.weight_decay,
         ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every, validate_every=recipe.validate_every,
-        device=settings.device, workers=settings.workers, seed=settings.seed,
+        device=settings.device, workers=settings.workers, seed=settings.seed, second_beta=recipe.second_beta,
     )  # fmt: skip
     groups = {name: [p for p in members if p.requires_grad] for name, members in parameter_groups(network).items()}
     state = start_state(network, groups, loop)
@@ -91,8 +89,7 @@ def train_diagnosis(
 
     def loss(network: nn.Module, batch: DiagnosisBatch, number: int) -> Tensor:
         tiles, owner, targets = batch
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
-        noise = torch.randn(tiles.shape, generator=generator).to(tiles.device)
+        noise = step_noise(tiles.shape, settings.seed, number).to(tiles.device)
         x_t = noised(tiles, probes.choice.time_step, view_plan.diffusion, noise)
         return masked_bce(network(x_t, owner, len(targets)), targets)
 
@@ -115,26 +112,18 @@ def _probe(
     view: str,
     items: Sequence[DiagnosisItem],
     training: Sequence[PreparedCase],
-    backbone: UNet,
+    backbone: Backbone,
     pretrained: Path | None,
     settings: RunSettings,
 ) -> ProbeResult:
     """Probes mean something on pretrained features only; from scratch the default blocks are taken."""
     view_plan = context.plan.views[view]
     if pretrained is None:
-        return ProbeResult(FeatureChoice(view_plan.diffusion.probe_time_steps[0], default_blocks(view_plan)), {})
+        return ProbeResult(FeatureChoice(view_plan.diffusion.probe_time_steps[0], usual_blocks(view_plan)), {})
     patients = [case.patient for case in training if case.of_view(view)]
     limit = context.plan.diagnosis.probe_cases
     prepared = context.prepared(view)
     return choose_features(backbone, prepared, items[:limit], patients[:limit], view_plan, settings.device)
-
-
-def prior_logits(items: Sequence[DiagnosisItem]) -> Tensor:
-    """Log odds of each label's prevalence among the known, held within 2 % and 98 %."""
-    targets = torch.tensor([item.targets for item in items])
-    known = ~torch.isnan(targets)
-    share = (torch.nan_to_num(targets).sum(dim=0) + 1) / (known.sum(dim=0) + 2)
-    return torch.logit(share.clamp(0.02, 0.98))
 
 
 def case_logits(network: DiagnosisNetwork, prepared: Path, series: Sequence[str], plan: Plan, view: str) -> np.ndarray:

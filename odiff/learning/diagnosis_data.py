@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from odiff.data.batches import DiagnosisItem
 from odiff.data.index import PreparedCase
 
@@ -18,3 +21,11 @@ def items_of(cases: Sequence[PreparedCase], view: str, diagnoses: Sequence[str])
 def targets_of(case: PreparedCase, diagnoses: Sequence[str]) -> tuple[float, ...]:
     """1, 0, or NaN where unknown, in the plan's order."""
     return tuple(float("nan") if (value := case.diagnoses.get(name)) is None else float(value) for name in diagnoses)
+
+
+def prior_logits(items: Sequence[DiagnosisItem]) -> Tensor:
+    """Log odds of each label's prevalence among the known, held within 2 % and 98 %."""
+    targets = torch.tensor([item.targets for item in items])
+    known = ~torch.isnan(targets)
+    share = (torch.nan_to_num(targets).sum(dim=0) + 1) / (known.sum(dim=0) + 2)
+    return torch.logit(share.clamp(0.02, 0.98))

@@ -15,6 +15,11 @@ def feature_noise(shape: torch.Size, device: torch.device) -> Tensor:
     return one.expand(shape).to(device)
 
 
+def step_noise(shape: torch.Size, seed: int, number: int) -> Tensor:
+    """The noise of batch `number` in training, from the seed alone."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + number))
+
+
 def noised(tiles: Tensor, time_step: int, diffusion: DiffusionPlan, noise: Tensor | None = None) -> Tensor:
     """Tiles (n, 1, z, y, x) at a time step, under the fixed noise by default."""
     alpha_bar = ALPHA_BAR[diffusion.schedule](diffusion.time_steps)[time_step].to(tiles)

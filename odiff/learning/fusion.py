@@ -16,9 +16,11 @@ from odiff.errors import CheckpointError
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import embed_volume, load_diagnosis, load_fusion
 from odiff.learning.diagnosis_scores import masked_bce, truth_of, write_scores
+from odiff.learning.gates import add_gates, gate_table
+from odiff.learning.inner_logits import inner_logits
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.network.diagnosis import DiagnosisNetwork
-from odiff.network.fusion import ConcatFusion
+from odiff.network.fusion import GatedFusion, build_fusion
 from odiff.training.loop import LoopSettings, start_state, train
 from odiff.training.optimiser import cosine_rate
 from odiff.training.run_folder import RunFolder
@@ -93,6 +95,17 @@ def with_views(context: Context, networks: Mapping[str, Any], cases: Sequence[Pr
     return [case for case in cases if any(case.of_view(view) for view in networks)]
 
 
+def inner_cases(
+    context: Context, networks: Mapping[str, DiagnosisNetwork], fold: str, cases: Sequence[PreparedCase], settings: RunSettings
+) -> EmbeddedCases:  # fmt: skip
+    """Inner out-of-fold logits by view, (cases, labels), in place of embeddings: what a gate learns from."""
+    logits, present = {}, torch.zeros((len(cases), len(networks)), dtype=torch.bool)
+    for number, (view, network) in enumerate(networks.items()):
+        start = context.results.task(view, "diagnosis", fold).read_config()["pretrained"]
+        logits[view], present[:, number] = inner_logits(context, view, network.choice, start, cases, settings)
+    return EmbeddedCases(logits, present)
+
+
 def train_fusion(
     context: Context,
     fold: str,
@@ -102,27 +115,33 @@ def train_fusion(
     settings: RunSettings,
     label_fraction: float,
 ) -> RunFolder:
-    """Train the fusion layer of a fold on the embeddings of its training cases."""
+    """Train the fusion of a fold on the embeddings of its training cases, or, gated, on their inner out-of-fold logits."""
     plan, recipe = context.plan, context.plan.fusion
     networks = view_networks(context, fold, settings)
-    cases = embed_cases(context, networks, kept := with_views(context, networks, training))
     meta = describe_run(plan, FUSED, "diagnosis", fold, settings)
     meta |= {"label_fraction": label_fraction, "fused_views": list(networks), "variant": recipe.variant}
     run = open_run(folder, meta, settings)
-    network = ConcatFusion({view: one.head.weight.shape[1] for view, one in networks.items()}, len(plan.diagnoses))
-    network.start_from({view: one.cpu() for view, one in networks.items()})
-    cpu = torch.device("cpu")
+    torch.manual_seed(settings.seed)
+    network = build_fusion(recipe.variant, networks, len(plan.diagnoses))
+    network.heads.start_from({view: one.cpu() for view, one in networks.items()})
+    is_gated = isinstance(network, GatedFusion)
+    network.heads.requires_grad_(not is_gated)
+    kept = with_views(context, networks, training)
+    cases = inner_cases(context, networks, fold, kept, settings) if is_gated else embed_cases(context, networks, kept)
     loop = LoopSettings(
         steps=recipe.steps, accumulate=1, gradient_clip=1.0, weight_decay=recipe.weight_decay, ema_decay=0.9,
-        checkpoint_every=recipe.steps, validate_every=recipe.steps, device=cpu, workers=0,
+        checkpoint_every=recipe.steps, validate_every=recipe.steps, device=torch.device("cpu"), workers=0,
         seed=settings.seed,
     )  # fmt: skip
-    state = start_state(network, {"fusion": list(network.parameters())}, loop)
+    learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    state = start_state(network, {"fusion": learnt}, loop)
     targets = torch.from_numpy(truth_of(kept, plan.diagnoses)).float()
 
     def loss(network: nn.Module, batch: tuple[dict[str, Tensor], Tensor, Tensor], number: int) -> Tensor:
-        embedded, present, truth = batch
-        return masked_bce(network(embedded, present), truth)
+        rows, present, truth = batch
+        if isinstance(network, GatedFusion):
+            return masked_bce(network.mix(torch.stack(list(rows.values()), dim=2), present), truth)
+        return masked_bce(network(rows, present), truth)
 
     def rates(step: int) -> dict[str, float]:
         return {"fusion": cosine_rate(step, recipe.steps, 1, recipe.learning_rate)}
@@ -134,11 +153,15 @@ def train_fusion(
 def validate_fusion(
     context: Context, view: str, fold: str, cases: Sequence[PreparedCase], run: RunFolder, settings: RunSettings
 ) -> dict[str, Any]:
-    """Predict the validation cases; write predictions.csv and summary.json."""
+    """Predict the validation cases; write predictions.csv and summary.json, and what a gate weighed."""
     networks = view_networks(context, fold, settings)
-    fusion = load_fusion(run.checkpoint("final"), len(context.plan.diagnoses), networks)
+    diagnoses = context.plan.diagnoses
+    fusion = load_fusion(run.checkpoint("final"), len(diagnoses), networks)
     kept = with_views(context, networks, cases)
-    embedded = embed_cases(context, {name: networks[name] for name in fusion.views}, kept)
+    embedded = embed_cases(context, {name: networks[name] for name in fusion.heads.views}, kept)
     with torch.no_grad():
         logits = fusion(embedded.embedded, embedded.present).numpy()
-    return write_scores(run.validation, kept, logits, context.plan.diagnoses, settings.seed)
+        if isinstance(fusion, GatedFusion):
+            weights = fusion.gates(fusion.heads(embedded.embedded), embedded.present).numpy()
+            add_gates(run.validation, gate_table([case.name for case in kept], diagnoses, fusion.heads.views, weights))
+    return write_scores(run.validation, kept, logits, diagnoses, settings.seed)

@@ -15,10 +15,10 @@ from odiff.learning.diagnosis_data import items_of
 from odiff.learning.probes import logged_probe
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.samples import draw_rows, generate
-from odiff.network.unet import UNet
+from odiff.network.backbone import Backbone, build_backbone
 from odiff.plan import Plan, ViewPlan
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
-from odiff.training.optimiser import cosine_rate
+from odiff.training.optimiser import RATE
 from odiff.training.precision import autocast
 from odiff.training.run_folder import RunFolder
 
@@ -68,11 +68,12 @@ def pretrain(
         )
     view_plan, recipe = plan.views[view], plan.pretrain
     torch.manual_seed(settings.seed)
-    network = UNet(view_plan.network)
+    network = build_backbone(view_plan.network)
     loop = LoopSettings(
         steps=recipe.steps, accumulate=view_plan.accumulate, gradient_clip=recipe.gradient_clip,
         weight_decay=recipe.weight_decay, ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every,
         validate_every=recipe.checkpoint_every, device=settings.device, workers=settings.workers, seed=settings.seed,
+        ema_every=recipe.ema_every, ema_after=recipe.ema_after, second_beta=recipe.second_beta,
     )  # fmt: skip
     meta = describe_run(plan, view, "pretrain", None, settings) | {"series": len(names)}
     run = open_run(folder, meta, settings)
@@ -87,7 +88,7 @@ def pretrain(
         watch = _with_probe(watch, dataset, prepared, plan, view)
 
     def rates(step: int) -> dict[str, float]:
-        return {"backbone": cosine_rate(step, recipe.steps, recipe.warmup_steps, recipe.learning_rate)}
+        return {"backbone": RATE[recipe.rate](step, recipe.steps, recipe.warmup_steps, recipe.learning_rate)}
 
     train(state, loop, run, batches, objective.loss, rates, meta, watch, f"{view} pretrain")
     return run
@@ -124,7 +125,7 @@ def _with_probe(watch: Validate, dataset: PreparedDataset, prepared: Path, plan:
 
     def watch_and_probe(state: TrainingState) -> dict[str, float]:
         found = watch(state)
-        if state.step % plan.pretrain.probe_every == 0 and isinstance(state.average, UNet):
+        if state.step % plan.pretrain.probe_every == 0 and isinstance(state.average, Backbone):
             device = next(state.average.parameters()).device
             score = logged_probe(state.average, prepared, items, patients, plan.views[view], device)
             if score is not None:

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from odiff.data.batches import DiagnosisItem, whole_view
 from odiff.learning.features import noised
 from odiff.metrics.classification import macro_score
+from odiff.network.backbone import Backbone, block_shapes
 from odiff.network.diagnosis import FeatureChoice
-from odiff.network.unet import UNet, block_shapes
-from odiff.plan import DiffusionPlan, ViewPlan
+from odiff.plan import DiffusionPlan, NetworkPlan, ViewPlan
+from odiff.plan.schema import Triple
 from odiff.training.precision import autocast
 
 FOLDS = 3
@@ -41,7 +42,9 @@ class ProbeResult:
 
 
 @torch.no_grad()
-def pooled_features(backbone: UNet, tiles: Tensor, time_step: int, diffusion: DiffusionPlan) -> dict[str, np.ndarray]:
+def pooled_features(
+    backbone: Backbone, tiles: Tensor, time_step: int, diffusion: DiffusionPlan
+) -> dict[str, np.ndarray]:
     """Mean features over a coarse grid of cells and over the tiles of one case, by block: (channels * cells,)."""
     t = torch.full((len(tiles),), time_step, device=tiles.device)
     with autocast(tiles.device):
@@ -58,7 +61,7 @@ def _cells(block: Tensor) -> tuple[int, int, int]:
 
 
 def choose_features(
-    backbone: UNet,
+    backbone: Backbone,
     folder: Path,
     items: Sequence[DiagnosisItem],
     patients: Sequence[str],
@@ -72,7 +75,7 @@ def choose_features(
     Where the labels allow no probe (one patient, one class) the default blocks are taken.
     """
     truth = np.array([item.targets for item in items], float)
-    fallback = FeatureChoice(plan.diffusion.probe_time_steps[0], default_blocks(plan))
+    fallback = FeatureChoice(plan.diffusion.probe_time_steps[0], usual_blocks(plan))
     if len(set(patients)) < 2 * FOLDS:
         return ProbeResult(fallback, {})
     backbone = backbone.to(device).eval()
@@ -99,25 +102,30 @@ def _mean(scores: dict[tuple[int, str], float], step: int, blocks: Sequence[str]
     return float(np.mean([scores.get((step, block), 0.5) for block in blocks]))
 
 
-def default_blocks(plan: ViewPlan) -> tuple[str, ...]:
-    """The encoder at the finest stage of at most `TOKENS` voxels and the next: fine enough for a lesion, cheap to train."""
-    shapes = block_shapes(plan.network, plan.patch_zyx)
-    for stage in range(len(plan.network.channels)):
-        if np.prod(shapes[f"encoder_{stage}"]) <= TOKENS:
-            wanted = (f"encoder_{stage}", f"encoder_{stage + 1}")
-            return tuple(name for name in wanted if name in plan.diffusion.probe_blocks) or ("mid",)
-    return ("mid",)
+def default_blocks(network: NetworkPlan, patch_zyx: Triple, known: Sequence[str]) -> tuple[str, ...]:
+    """The encoder at the finest stage of at most `TOKENS` voxels and the next: fine enough for a lesion, cheap to train.
+
+    Of a network without such blocks, the paper's, the end of the middle.
+    """
+    shapes = block_shapes(network, patch_zyx)
+    fine = [name for name in known if name.startswith("encoder_") and np.prod(shapes[name]) <= TOKENS]
+    return tuple(fine[:2]) or tuple(name for name in known if name.startswith("mid"))[-1:] or tuple(known[-1:])
+
+
+def usual_blocks(plan: ViewPlan) -> tuple[str, ...]:
+    """`default_blocks` among those that the plan lets the probes choose from."""
+    return default_blocks(plan.network, plan.patch_zyx, plan.diffusion.probe_blocks)
 
 
 def _case_features(
-    backbone: UNet, folder: Path, item: DiagnosisItem, plan: ViewPlan, time_step: int, device: torch.device
+    backbone: Backbone, folder: Path, item: DiagnosisItem, plan: ViewPlan, time_step: int, device: torch.device
 ) -> dict[str, np.ndarray]:
     tiles = torch.from_numpy(np.stack(whole_view(folder, item.series[0], plan.patch_zyx))).to(device)
     return pooled_features(backbone, tiles, time_step, plan.diffusion)
 
 
 def logged_probe(
-    backbone: UNet,
+    backbone: Backbone,
     folder: Path,
     items: Sequence[DiagnosisItem],
     patients: Sequence[str],
@@ -132,7 +140,7 @@ def logged_probe(
         return None
     truth, time_step = np.array([item.targets for item in items], float), plan.diffusion.probe_time_steps[0]
     rows = [_case_features(backbone, folder, item, plan, time_step, device) for item in items]
-    features = np.stack([np.concatenate([row[block] for block in default_blocks(plan)]) for row in rows])
+    features = np.stack([np.concatenate([row[block] for block in usual_blocks(plan)]) for row in rows])
     return probe_score(features, truth, patients)
 
 

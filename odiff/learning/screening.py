@@ -23,13 +23,15 @@ def point_head(head: DiagnosisHead, cached: CachedFeatures) -> None:
     """Start each label's attention where its positive and negative cases differ, and its weights along that difference.
 
     A label with fewer than `FEWEST` cases of either kind keeps its random start, and so do all labels where a case is made of
-    several tiles, whose cells are different places.
+    several tiles, whose cells are different places, and under other poolings than ``attention``.
     """
-    if len(cached.owner) != len(cached.targets):
+    if len(cached.owner) != len(cached.targets) or not all(
+        isinstance(p, AttentionPooling) for p in head.pools.values()
+    ):
         return
     device = head.weight.device
     weights = []
-    for (name, module), own in zip(head.pools.items(), head.weight.chunk(len(head.pools), dim=1), strict=True):
+    for (name, module), own in zip(head.pools.items(), head.weight.split(head.widths, dim=1), strict=True):
         if not isinstance(module, AttentionPooling):
             raise TypeError(f"{name}: expected an AttentionPooling")
         differences = welch(module, cached.blocks[name], cached.targets.to(device))

@@ -10,6 +10,7 @@ from torch import Tensor
 from odiff.data.preprocessing import SeriesGeometry
 from odiff.data.restoring import restore_all, restore_labels
 from odiff.data.sliding_window import sliding_slabs
+from odiff.learning.features import noised
 from odiff.learning.loading import trained_network
 from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Plan, ViewPlan
@@ -26,12 +27,12 @@ def class_values(plan: Plan) -> tuple[int, ...]:
 
 def build_segmentation(plan: Plan, view: str) -> SegmentationNetwork:
     """The network of a view, with random weights."""
-    return SegmentationNetwork(plan.views[view].network, len(class_values(plan)))
+    return SegmentationNetwork(plan.views[view].network, len(class_values(plan)), plan.segmentation.head)
 
 
 def load_segmentation(path: Path, plan: Plan, view: str, device: torch.device) -> SegmentationNetwork:
     """A trained segmentation network, ready to predict."""
-    return trained_network(lambda: build_segmentation(plan, view), read_checkpoint(path), device)
+    return trained_network(lambda: build_segmentation(plan, view), read_checkpoint(path), device, is_compact=True)
 
 
 @torch.inference_mode()
@@ -56,11 +57,14 @@ def probability_slabs(
     """
     view_plan = plan.views[view]
 
-    def predict(patch: Tensor) -> Tensor:
-        total = patch_probabilities(networks[0], patch, plan.segmentation.time_step)
-        for network in networks[1:]:
-            total += patch_probabilities(network, patch, plan.segmentation.time_step)
-        return total.div_(len(networks)) if len(networks) > 1 else total
+    def predict(patch: Tensor) -> Iterator[Tensor]:
+        step = plan.segmentation.time_step
+        seen = noised(patch, step, view_plan.diffusion) if plan.segmentation.is_noised else patch
+        for slabs in zip(*(patch_probabilities(network, seen, step) for network in networks), strict=True):
+            total = slabs[0]
+            for slab in slabs[1:]:
+                total += slab
+            yield total.div_(len(slabs)) if len(slabs) > 1 else total
 
     volume = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None].to(device)
     axes = view_plan.mirror_axes if is_mirroring else ()
@@ -77,14 +81,17 @@ def fitted_tile(shape_zyx: Sequence[int], plan: ViewPlan) -> list[int]:
     ]
 
 
-def patch_probabilities(network: SegmentationNetwork, patch: Tensor, time_step: int) -> Tensor:
-    """Softmax of the network's logits for patches (b, 1, z, y, x): (b, classes, z, y, x) float32."""
+def patch_probabilities(network: SegmentationNetwork, patch: Tensor, time_step: int) -> Iterator[Tensor]:
+    """Softmax of the network's logits for patches (b, 1, z, y, x), slab by slab: (b, classes, n, y, x) float32."""
     t = torch.full((len(patch),), time_step, device=patch.device)
-    result = patch.new_empty((len(patch), network.head.out.out_channels, *patch.shape[2:]), dtype=torch.float32)
     with autocast(patch.device):
-        for here, logits in network.slabs(patch, t):
-            torch.softmax(logits.float(), dim=1, out=result[:, :, here])
-    return result
+        slabs = network.slabs(patch, t)
+    while True:
+        with autocast(patch.device):  # never across a yield, where it would reach into the caller's code
+            logits = next(slabs, None)
+        if logits is None:
+            return
+        yield logits.float().softmax(dim=1)
 
 
 def labels_on_grid(slabs: Iterable[Tensor], geometry: SeriesGeometry, plan: Plan) -> np.ndarray:
@@ -100,9 +107,14 @@ def labels_and_probabilities_on_grid(
 
 
 def values_on_grid(geometry: SeriesGeometry, plan: Plan) -> tuple[int, ...]:
-    """The label value of each class in the file: that of the other side where a joint was mirrored."""
+    """The label value of each class in the file."""
+    return values_of_side(plan, geometry.is_mirrored)
+
+
+def values_of_side(plan: Plan, is_mirrored: bool) -> tuple[int, ...]:
+    """The label value of each class: that of the other side where a joint was mirrored."""
     values = class_values(plan)
-    if not geometry.is_mirrored:
+    if not is_mirrored:
         return values
     other = {a: b for pair in plan.left_right for a, b in (pair, pair[::-1])}
     return tuple(other.get(value, value) for value in values)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from odiff.data.batches import BatchSource, SegmentationBatches
 from odiff.errors import DatasetError
+from odiff.learning.features import noised, step_noise
 from odiff.learning.pretrained import load_backbone
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.segment import build_segmentation, class_values
@@ -64,6 +65,7 @@ def train_segmentation(
         steps=recipe.steps, accumulate=view_plan.accumulate, gradient_clip=recipe.gradient_clip,
         weight_decay=recipe.weight_decay, ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every,
         validate_every=recipe.validate_every, device=settings.device, workers=settings.workers, seed=settings.seed,
+        second_beta=recipe.second_beta,
     )  # fmt: skip
     source = BatchSource(
         data.prepared, view_plan, recipe.augmentation, plan.left_right, view_plan.batch_size, settings.seed
@@ -73,8 +75,11 @@ def train_segmentation(
 
     def loss(network: nn.Module, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
         image, classes = batch
+        if recipe.is_noised:
+            noise = step_noise(image.shape, settings.seed, number).to(image.device)
+            image = noised(image, recipe.time_step, view_plan.diffusion, noise)
         logits = network(image, torch.full((len(image),), recipe.time_step, device=image.device))
-        return segmentation_loss(logits, classes, recipe.dice_weight, recipe.cross_entropy_weight)
+        return loss_of(logits, classes, recipe)
 
     state = start_state(network, parameter_groups(network), loop)
     rates = fine_tuning_rates(
@@ -83,6 +88,11 @@ def train_segmentation(
     watch = _watcher(data, plan, view, settings) if data.watch else None
     train(state, loop, run, batches, loss, rates, meta, watch, f"{view} segmentation fold {fold}")
     return run
+
+
+def loss_of(logits: Tensor, classes: Tensor, recipe: SegmentationRecipe) -> Tensor:
+    """The recipe's loss of logits (b, classes, z, y, x) against class numbers (b, z, y, x)."""
+    return segmentation_loss(logits, classes, recipe.dice_weight, recipe.cross_entropy_weight, recipe.class_weighting)
 
 
 def parameter_groups(network: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -128,11 +138,9 @@ def _watcher(data: TaskData, plan: Plan, view: str, settings: RunSettings) -> Va
         for number in range(WATCHED_BATCHES):
             image, classes = (part.to(settings.device) for part in batches[number])
             with autocast(settings.device):
-                logits = state.average(image, torch.full((len(image),), recipe.time_step, device=settings.device))
-            value += (
-                float(segmentation_loss(logits, classes, recipe.dice_weight, recipe.cross_entropy_weight))
-                / WATCHED_BATCHES
-            )
+                seen = noised(image, recipe.time_step, view_plan.diffusion) if recipe.is_noised else image
+                logits = state.average(seen, torch.full((len(image),), recipe.time_step, device=settings.device))
+            value += float(loss_of(logits, classes, recipe)) / WATCHED_BATCHES
             totals.append(torch.stack(hard_dice_parts(logits, classes)))
         overlap, sizes = torch.stack(totals).sum(dim=0)
         dice = {f"dice_{name}": float(2 * a / b) for name, a, b in zip(names, overlap, sizes, strict=True) if b > 0}

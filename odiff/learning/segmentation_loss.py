@@ -29,23 +29,28 @@ def soft_dice_loss(logits: Tensor, classes: Tensor, smooth: float = 1.0) -> Tens
     return 1 - dice[is_present].mean()
 
 
-def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """Cross-entropy over known voxels, each class weighted by 1/sqrt(its voxels in the batch); 0 where none is known.
+def cross_entropy(logits: Tensor, classes: Tensor, weighting: str = "inverse_sqrt") -> Tensor:
+    """Cross-entropy over known voxels, each class weighted by 1/sqrt(its voxels in the batch) or not; 0 where none is known.
 
     Unweighted, thin structures wait until the background is learnt (docs/decisions.md).
     """
     known = classes[classes != IGNORE]
     if not len(known):
         return (logits.float() * 0).sum()
+    if weighting == "none":
+        return F.cross_entropy(logits.float(), classes, ignore_index=IGNORE)
     voxels = torch.bincount(known, minlength=logits.shape[1]).float()
     weight = torch.where(voxels > 0, voxels.clamp(min=1).rsqrt(), torch.zeros_like(voxels))
     return F.cross_entropy(logits.float(), classes, weight=weight, ignore_index=IGNORE)
 
 
-def segmentation_loss(logits: Tensor, classes: Tensor, dice_weight: float, cross_entropy_weight: float) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, classes: Tensor, dice_weight: float, cross_entropy_weight: float, weighting: str = "inverse_sqrt"
+) -> Tensor:
     """Weighted sum of both; `classes` of any integer type."""
     classes = classes.long()
-    return dice_weight * soft_dice_loss(logits, classes) + cross_entropy_weight * cross_entropy(logits, classes)
+    unlikely = cross_entropy(logits, classes, weighting)
+    return dice_weight * soft_dice_loss(logits, classes) + cross_entropy_weight * unlikely
 
 
 @torch.no_grad()

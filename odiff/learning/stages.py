@@ -87,8 +87,12 @@ def knows_diagnosis(case: PreparedCase) -> bool:
 
 
 def run_pretraining(context: Context, view: str, settings: RunSettings) -> RunFolder:
-    """Pretrain a view."""
-    folder = context.results.pretrain(view).path
+    """Pretrain a view; weights that odiff_import_weights put there are left as they are."""
+    run = context.results.pretrain(view)
+    if run.is_trained() and run.read_config().get("imported_from") and not settings.restart:
+        log.info("%s: imported from %s, not trained", run.path, run.read_config()["imported_from"])
+        return run
+    folder = run.path
     return pretrain(context.prepared(view), context.dataset, context.plan, view, folder, settings)
 
 

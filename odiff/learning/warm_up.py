@@ -13,7 +13,7 @@ from odiff.data.batches import DiagnosisItem, whole_view
 from odiff.learning.diagnosis_scores import masked_bce
 from odiff.learning.features import noised
 from odiff.network.diagnosis import DiagnosisNetwork, mean_by_owner
-from odiff.network.heads import pooled_grid
+from odiff.network.heads import DiagnosisHead, pooled_grid
 from odiff.plan import DiagnosisRecipe, ViewPlan
 from odiff.training.precision import autocast
 
@@ -32,10 +32,11 @@ class CachedFeatures:
 
 @torch.no_grad()
 def cache_features(
-    network: DiagnosisNetwork, folder: Path, items: Sequence[DiagnosisItem], plan: ViewPlan, device: torch.device
-) -> CachedFeatures:
-    """Features of the first series of up to `CASES` cases, pooled to the head's grid."""
-    kept = items[:CASES]
+    network: DiagnosisNetwork, folder: Path, items: Sequence[DiagnosisItem], plan: ViewPlan, device: torch.device,
+    most: int = CASES,
+) -> CachedFeatures:  # fmt: skip
+    """Features of the first series of up to `most` cases, pooled to the head's grid."""
+    kept = items[:most]
     blocks: dict[str, list[Tensor]] = {name: [] for name in network.choice.blocks}
     owner: list[int] = []
     network.backbone.eval()
@@ -76,3 +77,16 @@ def warm_up_head(network: DiagnosisNetwork, cached: CachedFeatures, recipe: Diag
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+
+
+@torch.no_grad()
+def head_logits(head: DiagnosisHead, cached: CachedFeatures) -> Tensor:
+    """Logits (cases, labels) of cached cases."""
+    head.eval()
+    device = head.weight.device
+    rows = []
+    for case in range(len(cached.targets)):
+        tiles = (cached.owner == case).nonzero()[:, 0]
+        embedded = head.embed({name: one[tiles].float().to(device) for name, one in cached.blocks.items()})
+        rows.append(head.classify(embedded.mean(dim=0)[None])[0])
+    return torch.stack(rows)

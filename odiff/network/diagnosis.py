@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from odiff.network.backbone import block_shapes, blocks_of, build_backbone, parameters_behind
 from odiff.network.heads import DiagnosisHead
-from odiff.network.unet import UNet, block_channels, block_names, block_shapes
 from odiff.plan.schema import NetworkPlan, Triple
 
 
@@ -22,15 +22,17 @@ class DiagnosisNetwork(nn.Module):
     """Tiles of cases to one logit per label and case."""
 
     def __init__(
-        self, plan: NetworkPlan, patch_zyx: Triple, labels: int, choice: FeatureChoice, dropout: float
-    ) -> None:
+        self, plan: NetworkPlan, patch_zyx: Triple, labels: int, choice: FeatureChoice, dropout: float,
+        pooling: str = "attention",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.choice = choice
-        self.backbone = UNet(plan)
-        channels, shapes = block_channels(plan), block_shapes(plan, patch_zyx)
-        self.head = DiagnosisHead({name: (channels[name], shapes[name]) for name in choice.blocks}, labels, dropout)
-        order = block_names(len(plan.channels))
-        self.last = max(choice.blocks, key=order.index)
+        self.backbone = build_backbone(plan)
+        blocks, shapes = blocks_of(plan), block_shapes(plan, patch_zyx)
+        self.head = DiagnosisHead(
+            {name: (blocks[name].channels, shapes[name]) for name in choice.blocks}, labels, dropout, pooling
+        )
+        self.last = max(choice.blocks, key=list(blocks).index)
 
     def embed(self, x_t: Tensor, owner: Tensor, cases: int) -> Tensor:
         """Noised tiles (n, 1, z, y, x) of `cases` cases -> (cases, labels, width), the mean over each case's tiles.
@@ -54,14 +56,4 @@ def mean_by_owner(tiles: Tensor, owner: Tensor, cases: int) -> Tensor:
 
 def unused_backbone(network: DiagnosisNetwork) -> tuple[str, ...]:
     """Prefixes of the parameters beyond the last block that is read; they get no gradient."""
-    names = block_names(len(network.backbone.plan.channels))
-    behind = names[names.index(network.last) + 1 :]
-    prefixes = {"backbone.out."}
-    for name in behind:
-        kind, _, index = name.partition("_")
-        prefixes |= {"backbone.mid."} if kind == "mid" else {f"backbone.{kind}.{index}."}
-        if kind == "decoder":
-            prefixes.add(f"backbone.up.{index}.")
-        if kind == "encoder":
-            prefixes.add(f"backbone.down.{index}.")
-    return tuple(sorted(prefixes))
+    return tuple(f"backbone.{prefix}" for prefix in parameters_behind(network.backbone.plan, network.last))

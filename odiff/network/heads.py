@@ -13,6 +13,7 @@ GRID_ZYX = (16, 16, 16)
 SHARPNESS = 4.0
 BANDS = 3
 PLACE = 3 + 6 * BANDS
+WIDTH, HEADS, CELLS = 64, 16, 2
 
 
 def positions(shape_zyx: tuple[int, ...], device: torch.device, bands: int = BANDS) -> Tensor:
@@ -47,7 +48,7 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, channels: int, labels: int, width: int, grid_zyx: Triple) -> None:
         super().__init__()
-        self.grid_zyx = grid_zyx
+        self.grid_zyx, self.width = grid_zyx, width
         self.norm = nn.GroupNorm(1, channels)
         self.hidden_layer = nn.Linear(channels, width)
         self.place = nn.Linear(PLACE, width)
@@ -70,22 +71,61 @@ class AttentionPooling(nn.Module):
         return attention.transpose(1, 2) @ hidden
 
 
-class DiagnosisHead(nn.Module):
-    """Attention pooling over the chosen blocks, then one linear layer of its own per label."""
+class SharedPooling(nn.Module):
+    """The paper's poolings: one vector for all labels. Its names, their meaning as far as it is described.
 
-    def __init__(self, blocks: Mapping[str, tuple[int, Triple]], labels: int, dropout: float, width: int = 64) -> None:
+    ``selfattn`` joins the mean over all positions and the mean of what `HEADS` heads of self-attention make of them; ``local``
+    joins the means of `CELLS` cells a side; ``none`` is the mean over all positions.
+    """
+
+    def __init__(self, kind: str, channels: int, labels: int, grid_zyx: Triple) -> None:
+        super().__init__()
+        self.kind, self.labels = kind, labels
+        depth, rows, columns = (min(CELLS, size) for size in grid_zyx)
+        self.cells = (depth, rows, columns)
+        if kind == "selfattn":
+            self.attention = nn.MultiheadAttention(channels, HEADS, batch_first=True)
+        self.width = channels * {"selfattn": 2, "local": math.prod(self.cells), "none": 1}[kind]
+
+    def forward(self, features: Tensor, weight: Tensor, dropout: nn.Module) -> Tensor:
+        """Features (b, channels, z, y, x) -> (b, labels, width), the same for each label."""
+        whole = features.float()
+        if self.kind == "local":
+            pooled = F.adaptive_avg_pool3d(whole, self.cells).flatten(1)
+        else:
+            pooled = whole.mean(dim=(2, 3, 4))
+        if self.kind == "selfattn":
+            tokens = whole.flatten(2).transpose(1, 2)
+            mixed, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+            pooled = torch.cat([pooled, mixed.mean(dim=1)], dim=1)
+        return dropout(pooled)[:, None].expand(-1, self.labels, -1)
+
+
+def build_pooling(kind: str, channels: int, shape: Triple, labels: int) -> AttentionPooling | SharedPooling:
+    """``attention`` looks for each label's own place; the others are `SharedPooling`."""
+    if kind == "attention":
+        return AttentionPooling(channels, labels, WIDTH, pooled_grid(shape))
+    return SharedPooling(kind, channels, labels, shape)
+
+
+class DiagnosisHead(nn.Module):
+    """Pooling over the chosen blocks, then one linear layer of its own per label."""
+
+    def __init__(
+        self, blocks: Mapping[str, tuple[int, Triple]], labels: int, dropout: float, pooling: str = "attention"
+    ) -> None:
         """`blocks` maps names to channels and the shape of the feature map of a patch."""
         super().__init__()
-        self.pools = nn.ModuleDict(
-            {name: AttentionPooling(c, labels, width, pooled_grid(shape)) for name, (c, shape) in blocks.items()}
-        )
+        pools = {name: build_pooling(pooling, channels, shape, labels) for name, (channels, shape) in blocks.items()}
+        self.pools = nn.ModuleDict(pools)
+        self.widths = [pool.width for pool in pools.values()]
         self.dropout = nn.Dropout(dropout)
-        self.weight = nn.Parameter(torch.randn(labels, width * len(blocks)) / math.sqrt(width))
+        self.weight = nn.Parameter(torch.cat([torch.randn(labels, w) / math.sqrt(w) for w in self.widths], dim=1))
         self.bias = nn.Parameter(torch.zeros(labels))
 
     def embed(self, features: dict[str, Tensor]) -> Tensor:
-        """Features by block name -> (b, labels, width * blocks), what fusion joins."""
-        parts = self.weight.chunk(len(self.pools), dim=1)
+        """Features by block name -> (b, labels, width of all blocks), what fusion joins."""
+        parts = self.weight.split(self.widths, dim=1)
         pooled = [
             pool(features[name], part, self.dropout)
             for (name, pool), part in zip(self.pools.items(), parts, strict=True)
@@ -93,7 +133,7 @@ class DiagnosisHead(nn.Module):
         return torch.cat(pooled, dim=2)
 
     def classify(self, embedded: Tensor) -> Tensor:
-        """(b, labels, width * blocks) -> logits (b, labels)."""
+        """(b, labels, width of all blocks) -> logits (b, labels)."""
         return (embedded * self.weight).sum(dim=2) + self.bias
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:

@@ -12,21 +12,40 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from odiff.network.blocks import Block
 from odiff.network.fused import norm_silu_conv
 from odiff.network.layers import Convolution, convolution, time_embedding
+from odiff.plan.schema import NetworkPlan
 
 GROUPS = 32
 CUBE = (3, 3, 3)
 LONGEST_PERIOD = 1000.0
+PAPER = NetworkPlan(
+    stem_zyx=(1, 1, 1), channels=(64, 64, 128, 128, 256), strides_zyx=((1, 1, 1), *[(2, 2, 2)] * 4), kernels_zyx=(CUBE,) * 5,
+    blocks_per_stage=1, time_channels=64, architecture="paper",
+)  # fmt: skip
+
+
+def paper_blocks(plan: NetworkPlan) -> dict[str, Block]:
+    """``in_0`` .. , ``mid_0`` .. ``mid_2``, ``out_0`` .. , as the released code numbers them: two a level down, two up."""
+    widths, last = plan.channels, len(plan.channels) - 1
+    grids = [(widths[0], 0)]
+    for level, width in enumerate(widths):
+        grids += [(width, level), (width, level + 1)] if level < last else [(width, level)]
+    found = {f"in_{n}": Block(*grid, (f"input_blocks.{n}.",)) for n, grid in enumerate(grids)}
+    found |= {f"mid_{n}": Block(widths[-1], last, (f"middle_block.{n}.",)) for n in range(3)}
+    ups = [grid for n in reversed(range(last + 1)) for grid in ((widths[n], n), (widths[n], max(0, n - 1)))]
+    return found | {f"out_{n}": Block(*grid, (f"output_blocks.{n}.",)) for n, grid in enumerate(ups)}
 
 
 class PaperUNet(nn.Module):
-    """Maps a noisy volume and its time step to the noise in it."""
+    """Maps a noisy volume and its time step to the noise in it; `PAPER` is the released size, `plan.channels` may differ."""
 
-    def __init__(self, base: int = 64, multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)) -> None:
+    def __init__(self, plan: NetworkPlan = PAPER) -> None:
         super().__init__()
-        self.base, last = base, len(multipliers) - 1
-        widths, embedded = [base * multiplier for multiplier in multipliers], 4 * base
+        self.plan = plan
+        base, widths, last = plan.channels[0], plan.channels, len(plan.channels) - 1
+        embedded = 4 * base
         self.time_embed = nn.Sequential(nn.Linear(base, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
         self.input_blocks = nn.ModuleList([nn.ModuleList([convolution(1, base, CUBE)])])
         kept, now = [base], base
@@ -61,7 +80,7 @@ class PaperUNet(nn.Module):
 
         Returns
         -------
-        ``in_0`` .. ``in_9``, ``mid_0`` .. ``mid_2``, ``out_0`` .. ``out_9`` -> (b, channels, z', y', x').
+        Names of `paper_blocks` -> (b, channels, z', y', x').
         """
         found: dict[str, Tensor] = {}
         for name, h in self._blocks(x, t):
@@ -74,11 +93,15 @@ class PaperUNet(nn.Module):
         """(b, 1, z, y, x) and (b,) -> (b, 1, z, y, x), the predicted noise."""
         for _, h in self._blocks(x, t):
             last = h
-        return self.out(last)
+        return self.answer(last)
+
+    def answer(self, h: Tensor) -> Tensor:
+        """The last block's features -> (b, 1, z, y, x)."""
+        return self.out(h)
 
     def _blocks(self, x: Tensor, t: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Each block's name and activation as it is computed; holds only what later blocks need."""
-        time = F.silu(self.time_embed(time_embedding(t, self.base, LONGEST_PERIOD)))
+        time = F.silu(self.time_embed(time_embedding(t, self.plan.channels[0], LONGEST_PERIOD)))
         skips, h = [], x
         for number, block in enumerate(self.input_blocks):
             h = _run(cast(nn.ModuleList, block), h, time)

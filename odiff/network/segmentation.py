@@ -1,4 +1,4 @@
-"""The segmentation network: the diffusion model's encoder and decoder under a head at full resolution."""
+"""The segmentation network: a diffusion model under a head at full resolution."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from odiff.network.layers import NormSiluConv, convolution, depth_to_space
-from odiff.network.unet import UNet
+from odiff.network.backbone import block_names, build_backbone
+from odiff.network.layers import NormSiluConv, convolution, depth_to_space, norm
 from odiff.plan.schema import NetworkPlan
 
 SLAB_VOXELS = 2**19
+LEAST_WIDTH = 16
 
 
 class SegmentationHead(nn.Module):
@@ -29,8 +30,8 @@ class SegmentationHead(nn.Module):
         """Features (b, channels, z', y', x') and image (b, 1, z, y, x) -> logits (b, classes, z, y, x)."""
         return self.out(F.silu(self.mix(self._joined(self.spread(h), image))))
 
-    def slabs(self, h: Tensor, image: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The logits of `forward` in slabs along z of about `SLAB_VOXELS`, each with its place; only without gradients.
+    def slabs(self, h: Tensor, image: Tensor) -> Iterator[Tensor]:
+        """The logits of `forward` in slabs along z of about `SLAB_VOXELS`, in order; only without gradients.
 
         Whole, the many channels at full resolution would take more memory than all else. They run twice as fast channels last,
         also on a CPU (AVX2) where the rest runs faster contiguous.
@@ -44,28 +45,62 @@ class SegmentationHead(nn.Module):
             here = slice(low * block, high * block)
             part = F.conv3d(active[:, :, low : high + 2 * halo], conv.weight, conv.bias, padding=(0, *conv.padding[1:]))
             joined = self._joined(part, image[:, :, here]).contiguous(memory_format=torch.channels_last_3d)
-            yield here, self.out(F.silu(self.mix(joined), inplace=True))
+            yield self.out(F.silu(self.mix(joined), inplace=True))
 
     def _joined(self, spread: Tensor, image: Tensor) -> Tensor:
         full = depth_to_space(spread, self.block_zyx)
         return torch.cat([full, image.to(full.dtype)], dim=1)
 
 
-class SegmentationNetwork(nn.Module):
-    """The U-Net's last features and the head."""
+class TransposedHead(nn.Module):
+    """The paper's: transposed convolutions from the middle up to the voxels, without skips; half the channels each time."""
 
     def __init__(self, plan: NetworkPlan, classes: int) -> None:
         super().__init__()
-        self.backbone = UNet(plan)
-        self.head = SegmentationHead(plan, classes)
+        width, layers = plan.channels[-1], []
+        for stride in (*reversed(plan.strides_zyx), plan.stem_zyx):
+            if max(stride) > 1:
+                narrower = max(LEAST_WIDTH, width // 2)
+                layers += [nn.ConvTranspose3d(width, narrower, stride, stride), norm(narrower), nn.SiLU()]
+                width = narrower
+        self.up = nn.Sequential(*layers)
+        self.out = nn.Conv3d(width, classes, 1)
+
+    def forward(self, h: Tensor, image: Tensor) -> Tensor:
+        """Features (b, channels, z', y', x') -> logits (b, classes, z, y, x); the image is not looked at."""
+        return self.out(self.up(h))
+
+    def slabs(self, h: Tensor, image: Tensor) -> Iterator[Tensor]:
+        """All of `forward` as one slab."""
+        yield self.forward(h, image)
+
+
+HEADS = {"decoder": SegmentationHead, "transposed": TransposedHead}
+
+
+def read_block(plan: NetworkPlan, head: str) -> str:
+    """The block that a head stands on: the last one, or the end of the middle."""
+    names = block_names(plan)
+    return names[-1] if head == "decoder" else [name for name in names if name.startswith("mid")][-1]
+
+
+class SegmentationNetwork(nn.Module):
+    """A backbone, as far as the head reads it, and the head."""
+
+    def __init__(self, plan: NetworkPlan, classes: int, head: str = "decoder") -> None:
+        """`head` is one of `HEADS`."""
+        super().__init__()
+        self.backbone = build_backbone(plan)
+        self.head = HEADS[head](plan, classes)
+        self.block = read_block(plan, head)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """(b, 1, z, y, x) and (b,) -> logits (b, classes, z, y, x)."""
         return self.head(self._features(x, t), x)
 
-    def slabs(self, x: Tensor, t: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def slabs(self, x: Tensor, t: Tensor) -> Iterator[Tensor]:
         """As `forward`, in slabs along z; see `SegmentationHead.slabs`."""
         return self.head.slabs(self._features(x, t), x)
 
     def _features(self, x: Tensor, t: Tensor) -> Tensor:
-        return next(reversed(self.backbone.features(x, t).values()))
+        return self.backbone.features(x, t, self.block)[self.block]

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from odiff.network.blocks import Block
 from odiff.network.layers import (
     FilmSiluConv,
     NormSiluConv,
@@ -15,33 +16,12 @@ from odiff.network.layers import (
 from odiff.plan.schema import NetworkPlan, Triple
 
 
-def block_names(stages: int) -> tuple[str, ...]:
-    """Names of the blocks whose features can be read, from the stem down to `mid` and up again."""
-    return (
-        *(f"encoder_{stage}" for stage in range(stages)),
-        "mid",
-        *(f"decoder_{stage}" for stage in reversed(range(stages - 1))),
-    )
-
-
-def block_channels(plan: NetworkPlan) -> dict[str, int]:
-    """Channels of each block of `block_names`."""
-    widths = plan.channels
-    return {
-        name: widths[-1] if name == "mid" else widths[int(name.rsplit("_", 1)[1])] for name in block_names(len(widths))
-    }
-
-
-def block_shapes(plan: NetworkPlan, patch_zyx: Triple) -> dict[str, Triple]:
-    """Shape (z, y, x) of each block of `block_names` for a patch."""
-    shapes, sizes = [], patch_zyx
-    for by in (plan.stem_zyx, *plan.strides_zyx):
-        sizes = (sizes[0] // by[0], sizes[1] // by[1], sizes[2] // by[2])
-        shapes.append(sizes)
-    return {
-        name: shapes[-1] if name == "mid" else shapes[1 + int(name.rsplit("_", 1)[1])]
-        for name in block_names(len(plan.channels))
-    }
+def unet_blocks(plan: NetworkPlan) -> dict[str, Block]:
+    """From the stem down to `mid` and up again."""
+    widths, last = plan.channels, len(plan.channels) - 1
+    down = {f"encoder_{n}": Block(width, n, (f"down.{n}.", f"encoder.{n}.")) for n, width in enumerate(widths)}
+    up = {f"decoder_{n}": Block(widths[n], n, (f"up.{n}.", f"decoder.{n}.")) for n in reversed(range(last))}
+    return {**down, "mid": Block(widths[-1], last, ("mid.",)), **up}
 
 
 class Stage(nn.Module):
@@ -97,7 +77,7 @@ class UNet(nn.Module):
 
         Returns
         -------
-        `block_names` -> (b, channels, z', y', x'), in the order they were computed.
+        Names of `unet_blocks` -> (b, channels, z', y', x'), in the order they were computed.
         """
         time = self.time(time_embedding(t, self.plan.time_channels))
         h = self.stem(space_to_depth(x, self.plan.stem_zyx))
@@ -116,5 +96,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """(b, 1, z, y, x) and (b,) -> (b, 1, z, y, x), the prediction that the diffusion plan names."""
-        h = next(reversed(self.features(x, t).values()))
+        return self.answer(next(reversed(self.features(x, t).values())))
+
+    def answer(self, h: Tensor) -> Tensor:
+        """The last block's features (b, channels, z', y', x') -> (b, 1, z, y, x)."""
         return depth_to_space(self.out(h), self.plan.stem_zyx)

@@ -8,8 +8,14 @@ from odiff.plan.schema import SCHEMA_VERSION, DiffusionPlan, NetworkPlan, Plan, 
 SCHEDULES = ("cosine", "linear")
 PREDICTIONS = ("x0", "epsilon", "v")
 WEIGHTINGS = ("min_snr", "uniform")
-NORMALISATIONS = ("percentile", "zscore")
-FUSIONS = ("concat",)
+NORMALISATIONS = ("percentile", "zscore", "minmax")
+FUSIONS = ("concat", "linear_concat", "linear_add", "cross_attention", "gated", "gated_stacked")
+GRIDS = ("canonical", "paper")
+ARCHITECTURES = ("unet", "paper")
+RATES = ("cosine", "constant")
+HEADS = ("decoder", "transposed")
+CLASS_WEIGHTINGS = ("inverse_sqrt", "none")
+POOLINGS = ("attention", "selfattn", "local", "none")
 
 
 def check_plan(plan: Plan, where: str) -> None:
@@ -24,6 +30,11 @@ def check_plan(plan: Plan, where: str) -> None:
         _at_least(where, f"{name}.steps", recipe.steps, 1)
         _above(where, f"{name}.learning_rate", recipe.learning_rate, 0)
     _one_of(where, "fusion.variant", plan.fusion.variant, FUSIONS)
+    _one_of(where, "pretrain.rate", plan.pretrain.rate, RATES)
+    _at_least(where, "pretrain.ema_every", plan.pretrain.ema_every, 1)
+    _one_of(where, "segmentation.head", plan.segmentation.head, HEADS)
+    _one_of(where, "segmentation.class_weighting", plan.segmentation.class_weighting, CLASS_WEIGHTINGS)
+    _one_of(where, "diagnosis.pooling", plan.diagnosis.pooling, POOLINGS)
     for view in plan.views.values():
         _check_view(view, where)
 
@@ -36,6 +47,8 @@ def _check_view(view: ViewPlan, where: str) -> None:
         _at_least(where, f"{at}.patch_zyx[{axis}]", size, 1)
         _above(where, f"{at}.spacing_zyx_mm[{axis}]", spacing, 0)
     _one_of(where, f"{at}.normalisation.scheme", view.normalisation.scheme, NORMALISATIONS)
+    _one_of(where, f"{at}.grid", view.grid, GRIDS)
+    _one_of(where, f"{at}.network.architecture", view.network.architecture, ARCHITECTURES)
     _check_network(view.network, view.patch_zyx, where, f"{at}.network")
     _check_diffusion(view.diffusion, where, f"{at}.diffusion")
 

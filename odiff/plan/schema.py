@@ -30,7 +30,7 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """A residual U-Net; one entry per stage, the first at the resolution after the stem."""
+    """A U-Net of an architecture of `odiff.network.backbone`; one entry per stage, the first at the resolution after the stem."""
 
     stem_zyx: Triple
     channels: tuple[int, ...]
@@ -38,6 +38,7 @@ class NetworkPlan:
     kernels_zyx: tuple[Triple, ...]
     blocks_per_stage: int
     time_channels: int
+    architecture: str = "unet"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ class DiffusionPlan:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Everything that depends on the view: one grid serves pretraining and both tasks."""
+    """Everything that depends on the view: one grid serves pretraining and both tasks.
+
+    `grid` is ``canonical`` (the view's anatomical frame at `spacing_zyx_mm`) or ``paper`` (`odiff.data.paper_grid`).
+    """
 
     view: str
     spacing_zyx_mm: tuple[float, float, float]
@@ -69,6 +73,7 @@ class ViewPlan:
     batch_size: int
     accumulate: int
     estimated_memory_gb: float
+    grid: str = "canonical"
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,9 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class PretrainRecipe:
-    """Self-supervised denoising; `steps` counts optimiser updates.
+    """Self-supervised denoising; `steps` counts optimiser updates, `rate` is how the learning rate goes.
+
+    The average follows every `ema_every` updates once `ema_after` are made, and is the network itself until then.
 
     Where labels exist, a linear probe is logged at the checkpoints whose step `probe_every` divides; 0 for never.
     """
@@ -102,11 +109,19 @@ class PretrainRecipe:
     checkpoint_every: int
     probe_every: int
     augmentation: Augmentation
+    rate: str = "cosine"
+    ema_every: int = 1
+    ema_after: int = 0
+    second_beta: float = 0.99
 
 
 @dataclass(frozen=True)
 class SegmentationRecipe:
-    """Fine-tuning of encoder and decoder; the new layers warm up alone for `head_steps`."""
+    """Fine-tuning of encoder and decoder; the new layers warm up alone for `head_steps`.
+
+    `head` is one of `odiff.network.segmentation.HEADS`, `class_weighting` of the cross-entropy ``inverse_sqrt`` or ``none``;
+    `is_noised` adds the noise of `time_step` to the volumes, as the features of diagnosis always have it.
+    """
 
     steps: int
     learning_rate: float
@@ -123,13 +138,17 @@ class SegmentationRecipe:
     cross_entropy_weight: float
     time_step: int
     augmentation: Augmentation
+    head: str = "decoder"
+    class_weighting: str = "inverse_sqrt"
+    is_noised: bool = False
+    second_beta: float = 0.99
 
 
 @dataclass(frozen=True)
 class DiagnosisRecipe:
     """The head learns `head_steps` on cached features at `head_rate`, then everything is fine-tuned for `steps`.
 
-    Blocks and time steps come from the probes.
+    Blocks and time steps come from the probes; `pooling` is one of `odiff.network.heads.POOLINGS`.
     """
 
     steps: int
@@ -147,6 +166,8 @@ class DiagnosisRecipe:
     dropout: float
     probe_cases: int
     augmentation: Augmentation
+    pooling: str = "attention"
+    second_beta: float = 0.99
 
 
 @dataclass(frozen=True)

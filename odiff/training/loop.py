@@ -32,7 +32,10 @@ Loss = Callable[[nn.Module, Batch, int], Tensor]
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """Numbers of the loop; `steps` counts optimiser updates, each of `accumulate` batches."""
+    """Numbers of the loop; `steps` counts optimiser updates, each of `accumulate` batches.
+
+    The average follows every `ema_every` updates once `ema_after` are made; a `gradient_clip` of 0 clips nothing.
+    """
 
     steps: int
     accumulate: int
@@ -44,6 +47,9 @@ class LoopSettings:
     device: torch.device
     workers: int
     seed: int
+    ema_every: int = 1
+    ema_after: int = 0
+    second_beta: float = 0.99
 
 
 @dataclass
@@ -66,7 +72,8 @@ def start_state(network: nn.Module, groups: dict[str, list[nn.Parameter]], setti
     network = place(network, settings.device)
     is_float16 = precision_of(settings.device).dtype == torch.float16
     scaler = torch.amp.GradScaler(settings.device.type, enabled=is_float16)
-    return TrainingState(network, moving_average(network), make_optimiser(groups, settings.weight_decay), scaler)
+    optimiser = make_optimiser(groups, settings.weight_decay, settings.second_beta)
+    return TrainingState(network, moving_average(network), optimiser, scaler)
 
 
 def train(
@@ -130,12 +137,16 @@ def update(state: TrainingState, settings: LoopSettings, loader: Any, loss: Loss
         state.scaler.scale(value / settings.accumulate).backward()
         total += float(value.detach()) / settings.accumulate
     state.scaler.unscale_(state.optimiser)
-    nn.utils.clip_grad_norm_(state.network.parameters(), settings.gradient_clip)
+    if settings.gradient_clip:
+        nn.utils.clip_grad_norm_(state.network.parameters(), settings.gradient_clip)
     state.scaler.step(state.optimiser)
     state.scaler.update()
     state.optimiser.zero_grad(set_to_none=True)
     state.step += 1
-    update_average(state.average, state.network, settings.ema_decay, state.step)
+    if state.step <= settings.ema_after:
+        update_average(state.average, state.network, 0.0, state.step)
+    elif state.step % settings.ema_every == 0:
+        update_average(state.average, state.network, settings.ema_decay, state.step)
     return total
 
 

@@ -18,7 +18,17 @@ def cosine_rate(step: int, steps: int, warmup_steps: int, peak: float) -> float:
     return peak * (0.01 + 0.99 * cosine)
 
 
-def make_optimiser(groups: Mapping[str, Iterable[nn.Parameter]], weight_decay: float) -> torch.optim.AdamW:
+def constant_rate(step: int, steps: int, warmup_steps: int, peak: float) -> float:
+    """Linear warm-up to `peak`, and `peak` from then on."""
+    return peak * min(1.0, (step + 1) / max(1, warmup_steps))
+
+
+RATE = {"cosine": cosine_rate, "constant": constant_rate}
+
+
+def make_optimiser(
+    groups: Mapping[str, Iterable[nn.Parameter]], weight_decay: float, second_beta: float = 0.99
+) -> torch.optim.AdamW:
     """AdamW with one named group per entry; vectors (norms and biases) are not decayed."""
     parameters = []
     for name, members in groups.items():
@@ -29,7 +39,7 @@ def make_optimiser(groups: Mapping[str, Iterable[nn.Parameter]], weight_decay: f
         ):
             if kept:
                 parameters.append({"params": kept, "name": name, "part": suffix, "weight_decay": decay, "lr": 0.0})
-    return torch.optim.AdamW(parameters, betas=(0.9, 0.99), fused=True)
+    return torch.optim.AdamW(parameters, betas=(0.9, second_beta), fused=True)
 
 
 def set_rates(optimiser: torch.optim.Optimizer, rates: dict[str, float]) -> None:

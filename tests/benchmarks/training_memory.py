@@ -46,8 +46,9 @@ import torch
 from odiff.inference.demo.memory import PeakMemory, tree_memory_gb
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
-from odiff.experiment_planning.memory import count_parameters, kept_values, stage_voxels
-from odiff.experiment_planning.memory import training_memory_gb
+from dataclasses import asdict
+from odiff.experiment_planning.memory import diagnosis_counts, pretrain_counts, segmentation_counts, task_memory_gb
+from odiff.learning.probes import usual_blocks
 from odiff.training.precision import fix_precision, precision_of
 import odiff.inference.predict, psutil
 idle = tree_memory_gb(psutil.Process())
@@ -62,9 +63,13 @@ network, patch, value_bytes = plan.network, plan.patch_zyx, precision_of(torch.d
 classes, cases = len(context.plan.labels), context.plan.diagnosis.batch_size if context.plan.diagnoses else 0
 print(json.dumps({
     "measured": memory.peak_gb - idle, "patch": patch, "stem": network.stem_zyx, "channels": network.channels,
-    "estimate": training_memory_gb(network, patch, plan.batch_size, classes, value_bytes, cases), "batch": plan.batch_size,
-    "value_bytes": value_bytes, "parameters": count_parameters(network), "kept": kept_values(network, patch),
-    "first_stage": network.channels[0] * stage_voxels(network, patch)[0], "classes": classes, "diagnosis_batch": cases,
+    "estimates": asdict(task_memory_gb(network, patch, plan.batch_size, classes, value_bytes, cases)),
+    "batch": cases if task == "diagnosis" else plan.batch_size, "value_bytes": value_bytes, "classes": classes,
+    **asdict({
+        "pretrain": lambda: pretrain_counts(network, patch),
+        "segmentation": lambda: segmentation_counts(network, patch, classes, "decoder"),
+        "diagnosis": lambda: diagnosis_counts(network, patch, usual_blocks(plan)[-1]),
+    }[task]()),
 }))
 """
 
@@ -86,7 +91,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of settings")
-    parser.add_argument("--precision", default="auto", help="as of odiff_train; the plan is made with auto all the same")
+    parser.add_argument(
+        "--precision", default="auto", help="as of odiff_train; the plan is made with auto all the same"
+    )
     parser.add_argument("--json", type=Path, help="also write every row with the counts behind its estimate")
     arguments = parser.parse_args()
     rows = []
@@ -115,13 +122,13 @@ def main() -> None:
             if arguments.json:
                 arguments.json.write_text(json.dumps(rows, indent=1))
             name = f"{setting.size}, {setting.preset}, {setting.view}, {setting.memory_gb or 'free'} GB"
-            patch, ratio = "x".join(map(str, found["patch"])), found["estimate"] / found["measured"]
+            patch, ratio = "x".join(map(str, found["patch"])), found["estimates"][task] / found["measured"]
             row = (
                 name,
                 patch,
                 found["batch"],
                 task,
-                f"{found['estimate']:.2f}",
+                f"{found['estimates'][task]:.2f}",
                 f"{found['measured']:.2f}",
                 f"{ratio:.2f}",
             )

@@ -1,19 +1,28 @@
 """The networks and their losses."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odiff.learning.segmentation_loss import cross_entropy, segmentation_loss, soft_dice_loss
+from odiff.network.backbone import block_names, block_shapes, blocks_of, build_backbone
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
-from odiff.network.fusion import ConcatFusion
+from odiff.network.fusion import FUSIONS, GatedFusion, build_fusion
 from odiff.network.layers import depth_to_space, space_to_depth
+from odiff.network.paper import PAPER
 from odiff.network.segmentation import SegmentationNetwork
-from odiff.network.unet import UNet, block_channels, block_names, block_shapes
+from odiff.network.unet import UNet
 from odiff.plan import NetworkPlan
 
 PLAN = NetworkPlan((1, 2, 2), (32, 64), ((1, 1, 1), (1, 2, 2)), ((1, 3, 3), (3, 3, 3)), 1, 32)
 PATCH = (4, 16, 16)
+SMALL_PAPER = replace(
+    PAPER, channels=(32, 64, 64), strides_zyx=PAPER.strides_zyx[:3], kernels_zyx=PAPER.kernels_zyx[:3]
+)
+EITHER = pytest.mark.parametrize("plan", [PLAN, SMALL_PAPER], ids=["unet", "paper"])
 
 
 @given(st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 4, 4), (1, 2, 4)]))
@@ -25,17 +34,19 @@ def test_the_stem_rearranges_voxels_and_nothing_else(block):
     assert folded[0, 0, 1, 1, 1] == x[0, 0, block[0], block[1], block[2]]
 
 
-def test_features_have_the_promised_names_and_channels():
-    found = UNet(PLAN).features(torch.randn(1, 1, 4, 16, 16), torch.tensor([3]))
-    assert tuple(found) == block_names(2)
-    assert {name: block.shape[1] for name, block in found.items()} == block_channels(PLAN)
-    assert {name: tuple(block.shape[2:]) for name, block in found.items()} == block_shapes(PLAN, PATCH)
+@EITHER
+def test_features_have_the_promised_names_and_channels(plan):
+    found = build_backbone(plan).features(torch.randn(1, 1, 4, 16, 16), torch.tensor([3]))
+    assert tuple(found) == block_names(plan)
+    assert {name: h.shape[1] for name, h in found.items()} == {n: b.channels for n, b in blocks_of(plan).items()}
+    assert {name: tuple(h.shape[2:]) for name, h in found.items()} == block_shapes(plan, PATCH)
 
 
-def test_reading_an_early_block_computes_no_later_one():
-    assert (
-        tuple(UNet(PLAN).features(torch.randn(1, 1, 4, 16, 16), torch.tensor([3]), "encoder_1")) == block_names(2)[:2]
-    )
+@EITHER
+def test_reading_an_early_block_computes_no_later_one(plan):
+    second = block_names(plan)[1]
+    found = build_backbone(plan).features(torch.randn(1, 1, 4, 16, 16), torch.tensor([3]), second)
+    assert tuple(found) == block_names(plan)[:2]
 
 
 def test_the_time_step_changes_the_answer_after_training_moved_it():
@@ -48,12 +59,19 @@ def test_the_time_step_changes_the_answer_after_training_moved_it():
     assert not torch.allclose(network(x, torch.tensor([1])), network(x, torch.tensor([900])))
 
 
-def test_segmentation_comes_at_full_resolution():
-    assert SegmentationNetwork(PLAN, 5)(torch.randn(2, 1, 4, 16, 16), torch.zeros(2)).shape == (2, 5, 4, 16, 16)
+@EITHER
+@pytest.mark.parametrize("head", ["decoder", "transposed"])
+def test_segmentation_comes_at_full_resolution(plan, head):
+    network, x, t = SegmentationNetwork(plan, 5, head).eval(), torch.randn(2, 1, 4, 16, 16), torch.zeros(2)
+    with torch.no_grad():
+        logits, slabs = network(x, t), list(network.slabs(x, t))
+    assert logits.shape == (2, 5, 4, 16, 16)
+    assert torch.allclose(torch.cat(slabs, dim=2), logits, atol=1e-4)
 
 
-def test_unused_parameters_are_exactly_those_without_gradient():
-    network = DiagnosisNetwork(PLAN, PATCH, 3, FeatureChoice(10, ("encoder_1",)), 0.0)
+@pytest.mark.parametrize(("plan", "block"), [(PLAN, "encoder_1"), (SMALL_PAPER, "mid_1"), (SMALL_PAPER, "out_1")])
+def test_unused_parameters_are_exactly_those_without_gradient(plan, block):
+    network = DiagnosisNetwork(plan, PATCH, 3, FeatureChoice(10, (block,)), 0.0)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     network(torch.randn(2, 1, 4, 16, 16), torch.tensor([0, 1]), 2).sum().backward()
@@ -70,29 +88,60 @@ def test_tiles_of_one_case_are_averaged():
     assert torch.allclose(joined[1], apart[2], atol=1e-5)
 
 
-def test_fusion_starts_as_the_mean_of_the_views_that_a_case_has():
-    torch.manual_seed(0)
+FUSION = pytest.mark.parametrize("variant", sorted(FUSIONS))
+
+
+@FUSION
+def test_fusion_starts_as_the_mean_of_the_views_that_a_case_has(variant):
     networks = {
         view: DiagnosisNetwork(PLAN, PATCH, 2, FeatureChoice(1, ("mid",)), 0.0) for view in ("sagittal", "axial")
     }
-    width = networks["axial"].head.weight.shape[1]
-    fusion = ConcatFusion(dict.fromkeys(networks, width), 2)
-    fusion.start_from(networks)
-    embedded = {view: torch.randn(2, 2, width) for view in networks}
-    own = {view: networks[view].head.eval().classify(embedded[view]) for view in networks}
+    fusion = build_fusion(variant, networks, 2)
+    fusion.heads.start_from(networks)
+    embedded = {view: torch.randn(2, *one.head.weight.shape) for view, one in networks.items()}
+    own = {view: networks[view].head.classify(embedded[view]) for view in networks}
     found = fusion(embedded, torch.tensor([[True, True], [False, True]]))
     assert torch.allclose(found[0], (own["sagittal"][0] + own["axial"][0]) / 2, atol=1e-5)
     assert torch.allclose(found[1], own["axial"][1], atol=1e-5)
 
 
-def test_a_missing_view_may_hold_anything():
-    fusion = ConcatFusion({"a": 4, "b": 4}, 2)
+@FUSION
+def test_a_missing_view_is_never_read(variant):
+    fusion = FUSIONS[variant]({"a": 4, "b": 4}, 2)
     for parameter in fusion.parameters():
         torch.nn.init.normal_(parameter)
-    present = torch.tensor([[True, False]])
-    kept = torch.randn(1, 2, 4)
+    kept, present = torch.randn(1, 2, 4), torch.tensor([[True, False]])
     first = fusion({"a": kept, "b": torch.randn(1, 2, 4)}, present)
+    assert torch.isfinite(first).all()
     assert torch.equal(first, fusion({"a": kept, "b": torch.full((1, 2, 4), 1e3)}, present))
+
+
+@FUSION
+def test_every_weight_of_a_fusion_learns_once_it_has_moved(variant):
+    fusion = FUSIONS[variant]({"a": 4, "b": 4}, 2)
+    for parameter in fusion.parameters():
+        torch.nn.init.normal_(parameter)
+    embedded = {"a": torch.randn(3, 2, 4), "b": torch.randn(3, 2, 4)}
+    fusion(embedded, torch.ones(3, 2, dtype=torch.bool)).square().sum().backward()
+    assert all(one.grad is not None and one.grad.abs().max() > 0 for one in fusion.parameters())
+
+
+def test_a_gate_learns_which_view_to_trust_and_weighs_only_views_that_are_there():
+    generator = torch.Generator().manual_seed(0)
+    truth = (torch.rand(400, 1, generator=generator) > 0.5).float()
+    good = (truth * 2 - 1) + 0.5 * torch.randn(400, 1, generator=generator)
+    logits = torch.stack([torch.randn(400, 1, generator=generator), good], dim=2)
+    gate, present = GatedFusion({"a": 4, "b": 4}, 1), torch.ones(400, 2, dtype=torch.bool)
+    optimiser = torch.optim.Adam(gate.parameters(), lr=0.05)
+    for _ in range(100):
+        optimiser.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(gate.mix(logits, present), truth).backward()
+        optimiser.step()
+    weights = gate.gates(logits, present)
+    assert weights[:, 0, 1].mean() > 0.8
+    assert torch.allclose(weights.sum(dim=2), torch.ones(400, 1))
+    present[:, 1] = False
+    assert torch.equal(gate.gates(logits, present)[:, 0], torch.tensor([[1.0, 0.0]]).expand(400, 2))
 
 
 def test_dice_of_a_perfect_answer_is_nearly_no_loss_and_unknown_voxels_are_free():

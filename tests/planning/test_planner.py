@@ -4,12 +4,13 @@ import json
 import shutil
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odiff.errors import OdiffError, PlanError, UsageError
 from odiff.experiment_planning.fingerprint import ViewFingerprint
-from odiff.experiment_planning.memory import count_parameters, training_memory_gb
+from odiff.experiment_planning.memory import pretrain_counts, training_memory_gb
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.experiment_planning.planner import Machine, Reasons, Tasks, plan_view
 from odiff.experiment_planning.presets import read_preset
@@ -101,10 +102,23 @@ def test_every_plan_fits_its_memory_and_its_network(spacing, extent, preset, mem
         sizes = tuple(n // s for n, s in zip(sizes, by, strict=True))
 
 
-def test_counted_parameters_are_the_networks():
+def test_what_autograd_keeps_is_counted_as_on_a_real_network():
     plan, _ = planned_view([(3.5, 0.4, 0.4)], (105.0, 150.0, 150.0), "cpu_demo")
-    true = sum(p.numel() for p in UNet(plan.network).parameters())
-    assert count_parameters(plan.network) == pytest.approx(true, rel=0.05)
+    network, patch = UNet(plan.network), (8, 32, 32)
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes() // 4
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = network(torch.zeros(1, 1, *patch), torch.zeros(1))
+    weights = {parameter.data_ptr() for parameter in network.parameters()}
+    counts = pretrain_counts(plan.network, patch)
+    assert result.requires_grad
+    assert counts.kept == sum(size for place, size in kept.items() if place not in weights)
+    assert counts.parameters == sum(parameter.numel() for parameter in network.parameters())
 
 
 def test_memory_grows_with_batch_patch_and_precision():

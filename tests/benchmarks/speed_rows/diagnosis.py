@@ -20,7 +20,7 @@ def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
     with Worker("diagnosis", "ours", str(work)) as ours, Worker("diagnosis", "peer", str(work)) as peer:
         sides = alternate(ours, peer, repeats=repeats)
         what = "diagnose a three-view study from files"
-        return [make_row(names[0], what, *sides, **ours.info, **peer.info)]
+        return [make_row(names[0], what, *sides, ours=ours.info, peer=peer.info)]
 
 
 def study(work: Path) -> dict[str, Path]:

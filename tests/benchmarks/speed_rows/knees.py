@@ -11,12 +11,13 @@ from torch import nn
 from odiff.api import PlanningOptions
 from odiff.api import plan as make
 from odiff.geometry import VIEWS, write_volume
+from odiff.learning.diagnose import build_diagnosis
 from odiff.learning.pretrained import ResultsFolder
-from odiff.learning.probes import default_blocks
+from odiff.learning.probes import usual_blocks
 from odiff.learning.run import RunSettings, describe_run
 from odiff.learning.segment import build_segmentation
-from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice
-from odiff.network.fusion import ConcatFusion
+from odiff.network.diagnosis import FeatureChoice
+from odiff.network.fusion import build_fusion
 from odiff.phantom.acquisition import SCANNERS, Size
 from odiff.phantom.study import JOINTS, PhantomSeries, acquire_view, draw_warp
 from odiff.phantom.writer import dataset_json
@@ -99,14 +100,15 @@ def random_diagnosis(work: Path) -> Path:
     torch.manual_seed(0)
     networks = {}
     for view, view_plan in plan.views.items():
-        choice = FeatureChoice(view_plan.diffusion.probe_time_steps[0], default_blocks(view_plan))
-        network = DiagnosisNetwork(view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), choice, 0.0)
+        choice = FeatureChoice(view_plan.diffusion.probe_time_steps[0], usual_blocks(view_plan))
+        network = build_diagnosis(plan, view, choice)
         features = {"features": {"time_step": choice.time_step, "blocks": list(choice.blocks)}}
         _save(results.task(view, "diagnosis", "0"), plan, view, "diagnosis", network, features)
         networks[view] = network
-    fusion = ConcatFusion({view: one.head.weight.shape[1] for view, one in networks.items()}, len(plan.diagnoses))
-    fusion.start_from(networks)
-    _save(results.task("fused", "diagnosis", "0"), plan, "fused", "diagnosis", fusion, {"fused_views": list(networks)})
+    fusion = build_fusion("concat", networks, len(plan.diagnoses))
+    fusion.heads.start_from(networks)
+    fused = {"fused_views": list(networks), "variant": "concat"}
+    _save(results.task("fused", "diagnosis", "0"), plan, "fused", "diagnosis", fusion, fused)
     return results.path
 
 

@@ -18,8 +18,7 @@ import torch
 from odiff.data.batches import BatchSource, SegmentationBatches
 from odiff.data.index import read_index
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
-from odiff.learning.segmentation import build_segmentation, class_values, parameter_groups
-from odiff.learning.segmentation_loss import segmentation_loss
+from odiff.learning.segmentation import build_segmentation, class_values, loss_of, parameter_groups
 from odiff.phantom import write_phantom_dataset
 from odiff.plan import Plan, read_plan
 from odiff.training.device import use_cores
@@ -124,7 +123,7 @@ def prepare_step(folder: Path) -> tuple[dict[str, Any], Callable[[], object]]:
     def loss(network: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor], number: int) -> torch.Tensor:
         image, classes = batch
         logits = network(image, torch.full((len(image),), recipe.time_step))
-        return segmentation_loss(logits, classes, recipe.dice_weight, recipe.cross_entropy_weight)
+        return loss_of(logits, classes, recipe)
 
     def rates(step: int) -> dict[str, float]:
         return {"backbone": recipe.learning_rate, "head": recipe.learning_rate}

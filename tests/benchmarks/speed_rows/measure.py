@@ -150,7 +150,7 @@ def alternate(*sides: Callable[[], Sample], repeats: int, warmups: int = 1) -> t
     return found
 
 
-def make_row(name: str, what: str, ours: Side, peer: Side, items: int = 1, **details: Any) -> dict[str, Any]:
+def make_row(name: str, what: str, ours: Side, peer: Side, /, items: int = 1, **details: Any) -> dict[str, Any]:
     """One row of the table: seconds per item and ratios, peer over ours.
 
     `items` is how many pieces (cases, batches) one sample holds. `spread` gives the smallest and largest value of each figure;

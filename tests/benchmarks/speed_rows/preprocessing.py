@@ -27,7 +27,7 @@ def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
     outputs = Roots(folder / "odiff_preprocessed", folder / "nnUNet_preprocessed")
     ours, peer = alternate(lambda: plan_ours(roots, outputs), lambda: plan_peer(roots, outputs), repeats=repeats)
     what = f"plan and preprocess {CASES} cases of about 24x320x320, {WORKERS} workers (s per case)"
-    return [make_row(names[0], what, ours, peer, CASES, **compared(outputs))]
+    return [make_row(names[0], what, ours, peer, items=CASES, **compared(outputs))]
 
 
 def plan_ours(roots: Roots, outputs: Roots) -> Sample:

@@ -1,0 +1,98 @@
+"""Segmentations of several views of a case, averaged in the patient's space and written on the grid of each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from tqdm import tqdm
+
+from odiff.data.restoring import label_type
+from odiff.dataset import Series
+from odiff.errors import ImageError
+from odiff.geometry import Grid, Volume, image_from_volume, read_volume, write_volume
+from odiff.inference.predict import case_rows, find_series
+from odiff.inference.predictor import Predictor
+from odiff.learning.segment import values_of_side
+
+FUSED = "fused"
+OUTSIDE = -1.0
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Class probabilities (classes, z, y, x) of one series on its own grid."""
+
+    series: Series
+    grid: Grid
+    probabilities: np.ndarray
+
+
+def fuse_folder(
+    predictor: Predictor, source: Path, target: Path, cases_file: Path | None = None
+) -> tuple[int, tuple[str, ...]]:
+    """Write ``fused/<case>_<view>`` below `target` for every case with two or more views that can be segmented.
+
+    Files that are there already are left alone.
+
+    Returns
+    -------
+    How many files were written, and one message per image that could not be read.
+    """
+    rows = case_rows(source, cases_file, predictor.plan)
+    by_case: dict[str, list[Series]] = {}
+    for one in find_series(source, predictor.plan):
+        if predictor.can_segment(one.view):
+            by_case.setdefault(one.case, []).append(one)
+    written, failed = 0, []
+    for case, members in tqdm(sorted(by_case.items()), desc="fuse", unit="case"):
+        paths = [target / FUSED / one.image.name for one in members]
+        if len({one.view for one in members}) < 2 or all(path.exists() for path in paths):
+            continue
+        row = rows.get(case)
+        try:
+            volumes = [read_volume(one.image) for one in members]
+        except ImageError as error:
+            failed.append(str(error))
+            continue
+        laterality = row.laterality if row else None
+        shares = [shares_of(predictor, one, volume, laterality) for one, volume in zip(members, volumes, strict=True)]
+        for own, path in zip(shares, paths, strict=True):
+            fused = fuse_onto(own, [other for other in shares if other.series.view != own.series.view])
+            values = values_of_side(predictor.plan, laterality == "L" and predictor.plan.flip_left_joints)
+            table = torch.tensor(values, dtype=label_type(values)).numpy()
+            write_volume(path, table[fused.argmax(axis=0)], own.grid, like=own.series.image)
+            written += 1
+    return written, tuple(failed)
+
+
+def shares_of(predictor: Predictor, series: Series, volume: Volume, laterality: str | None) -> Shares:
+    """What the view's own models say of a series."""
+    _, probabilities = predictor.segment_with_probabilities(volume, series.view, laterality)
+    return Shares(series, volume.grid, probabilities)
+
+
+def fuse_onto(own: Shares, others: Sequence[Shares]) -> np.ndarray:
+    """The mean of `own` and of every other view that covers a voxel, (classes, z, y, x) on the grid of `own`."""
+    total = own.probabilities.astype(np.float32)
+    count = np.ones(own.grid.shape_zyx, np.float32)
+    for other in others:
+        moved = resampled(other.probabilities, other.grid, own.grid)
+        inside = moved[0] > OUTSIDE / 2
+        total[:, inside] += moved[:, inside]
+        count += inside
+    return total / count
+
+
+def resampled(probabilities: np.ndarray, grid: Grid, onto: Grid) -> np.ndarray:
+    """(classes, z, y, x) of one grid interpolated linearly at the voxels of another; `OUTSIDE` beyond its field of view."""
+    reference = image_from_volume(np.zeros(onto.shape_zyx, np.uint8), onto)
+    moved = np.empty((len(probabilities), *onto.shape_zyx), np.float32)
+    for number, values in enumerate(probabilities):
+        image = image_from_volume(values.astype(np.float32), grid)
+        moved[number] = sitk.GetArrayFromImage(
+            sitk.Resample(image, reference, sitk.Transform(), sitk.sitkLinear, OUTSIDE)
+        )
+    return moved

@@ -1,0 +1,59 @@
+"""What a gate over the views weighed: a table by case and label, and a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from odiff.storage import atomic_path, write_text
+
+TABLE, PICTURE = "gate_weights.csv", "gate_weights.png"
+CASE, LABEL = "case", "label"
+
+
+def gate_table(
+    cases: Sequence[str], diagnoses: Sequence[str], views: Sequence[str], weights: np.ndarray
+) -> pd.DataFrame:
+    """One row per case and label, one column per view.
+
+    Parameters
+    ----------
+    weights : (cases, labels, views), each row summing to 1; 0 where a case lacks the view.
+    """
+    rows = [
+        {CASE: case, LABEL: label, **dict(zip(views, row.round(4).tolist(), strict=True))}
+        for case, of_case in zip(cases, weights, strict=True)
+        for label, row in zip(diagnoses, of_case, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=[CASE, LABEL, *views])
+
+
+def add_gates(folder: Path, table: pd.DataFrame) -> None:
+    """Write gate_weights.csv, with the cases that it held already, and gate_weights.png, the mean over all of them."""
+    path = folder / TABLE
+    if path.exists():
+        earlier = pd.read_csv(path, dtype={CASE: str})
+        table = pd.concat([earlier[~earlier[CASE].isin(table[CASE])], table], ignore_index=True)
+    write_text(path, table.to_csv(index=False))
+    _draw(folder / PICTURE, table)
+
+
+def _draw(path: Path, table: pd.DataFrame) -> None:
+    views = [name for name in table.columns if name not in (CASE, LABEL)]
+    mean = table.groupby(LABEL, sort=False)[views].mean()
+    figure = Figure(figsize=(1.8 + 1.1 * len(views), 1.2 + 0.38 * len(mean)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    picture = axis.imshow(mean.to_numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    axis.set_xticks(range(len(views)), views)
+    axis.set_yticks(range(len(mean)), list(mean.index))
+    axis.set_title(f"mean weight of each view, {table[CASE].nunique()} cases", fontsize="small")
+    for (row, column), value in np.ndenumerate(mean.to_numpy()):
+        colour = "black" if value > 0.6 else "white"
+        axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize="small")
+    figure.colorbar(picture, ax=axis)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)

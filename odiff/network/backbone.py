@@ -1,0 +1,60 @@
+"""The network that a plan names, and the blocks that can be read from it; nothing else needs to know architectures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from odiff.network.blocks import Block
+from odiff.network.paper import PaperUNet, paper_blocks
+from odiff.network.unet import UNet, unet_blocks
+from odiff.plan.schema import NetworkPlan, Triple
+
+Backbone = UNet | PaperUNet
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a network from its plan, and its blocks by name."""
+
+    build: Callable[[NetworkPlan], Backbone]
+    blocks: Callable[[NetworkPlan], dict[str, Block]]
+
+
+ARCHITECTURES = {"unet": Architecture(UNet, unet_blocks), "paper": Architecture(PaperUNet, paper_blocks)}
+
+
+def build_backbone(plan: NetworkPlan) -> Backbone:
+    """The diffusion network of a plan, with random weights."""
+    return ARCHITECTURES[plan.architecture].build(plan)
+
+
+def blocks_of(plan: NetworkPlan) -> dict[str, Block]:
+    """The blocks whose features can be read, in the order they are computed."""
+    return ARCHITECTURES[plan.architecture].blocks(plan)
+
+
+def block_names(plan: NetworkPlan) -> tuple[str, ...]:
+    """Names of the blocks whose features can be read, in the order they are computed."""
+    return tuple(blocks_of(plan))
+
+
+def stage_shapes(plan: NetworkPlan, patch_zyx: Triple) -> list[Triple]:
+    """Shape (z, y, x) of the activations of each stage for a patch."""
+    shapes, sizes = [], patch_zyx
+    for by in (plan.stem_zyx, *plan.strides_zyx):
+        sizes = (sizes[0] // by[0], sizes[1] // by[1], sizes[2] // by[2])
+        shapes.append(sizes)
+    return shapes[1:]
+
+
+def block_shapes(plan: NetworkPlan, patch_zyx: Triple) -> dict[str, Triple]:
+    """Shape (z, y, x) of each block's activation for a patch."""
+    shapes = stage_shapes(plan, patch_zyx)
+    return {name: shapes[block.stage] for name, block in blocks_of(plan).items()}
+
+
+def parameters_behind(plan: NetworkPlan, last: str) -> tuple[str, ...]:
+    """Prefixes of the backbone's parameters that no block up to `last` needs."""
+    blocks = blocks_of(plan)
+    names = list(blocks)
+    behind = names[names.index(last) + 1 :]
+    return ("out.", *(prefix for name in behind for prefix in blocks[name].parameters))
