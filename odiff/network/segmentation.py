@@ -10,7 +10,7 @@ from odiff.network.backbone import block_names, build_backbone
 from odiff.network.layers import NormSiluConv, convolution, depth_to_space, norm
 from odiff.plan.schema import NetworkPlan
 
-SLAB_VOXELS = 2**19
+SLAB_VOXELS = 2**17
 LEAST_WIDTH = 16
 
 
