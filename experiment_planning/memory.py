@@ -18,23 +18,28 @@ from odiff.plan import NetworkPlan
 from odiff.plan.schema import Triple
 
 GIB = 2**30
-BYTES_PER_CLASS_VOXEL = 40.0
 
 
 @dataclass(frozen=True)
 class TaskCost:
-    """GiB that do not depend on the plan; bytes per weight, per byte of the kept values and of the largest one, and per voxel."""
+    """What a task takes.
+
+    Always there: `fixed_gb`, and `per_parameter` bytes of each weight (itself, its average, gradient and moments). Beside them either a
+    step, in bytes per byte of the kept values and of the largest one, and per voxel of the batch, or a checkpoint being written,
+    `saved` bytes per weight; whichever is more.
+    """
 
     fixed_gb: float
     per_parameter: float
+    saved: float
     per_kept: float
     per_largest: float
     per_voxel: float
 
 
-PRETRAIN = TaskCost(0.12, 23.0, 1.0, 4.0, 80.0)
-SEGMENTATION = TaskCost(0.15, 16.0, 1.0, 4.0, 55.0)
-DIAGNOSIS = TaskCost(0.16, 15.0, 1.0, 4.0, 250.0)
+PRETRAIN = TaskCost(0.17, 20.0, 22.0, 1.6, 5.9, 91.0)
+SEGMENTATION = TaskCost(0.19, 20.0, 12.0, 2.1, 2.2, 48.0)
+DIAGNOSIS = TaskCost(0.21, 12.0, 15.0, 0.8, 0.0, 40.0)
 
 
 @dataclass(frozen=True)
@@ -103,26 +108,23 @@ def task_memory_gb(
     ----------
     classes : outputs of the segmentation network, 0 where nothing is segmented.
     value_bytes : 2 where training runs in bfloat16, else 4.
-    diagnosis_batch : cases of a diagnosis batch, 0 where nothing is diagnosed.
+    diagnosis_batch : cases of a diagnosis batch, each of one tile, 0 where nothing is diagnosed.
     head : of the segmentation network.
     """
     voxels = patch_zyx[0] * patch_zyx[1] * patch_zyx[2]
 
-    def needed(cost: TaskCost, counts: Counts, batch: int, per_voxel: float) -> float:
+    def needed(cost: TaskCost, counts: Counts, batch: int) -> float:
         values = value_bytes * (cost.per_kept * counts.kept + cost.per_largest * counts.largest)
-        return cost.fixed_gb + (cost.per_parameter * counts.parameters + batch * (values + per_voxel * voxels)) / GIB
+        more = max(cost.saved * counts.parameters, batch * (values + cost.per_voxel * voxels))
+        return cost.fixed_gb + (cost.per_parameter * counts.parameters + more) / GIB
 
     segmentation = diagnosis = 0.0
     if classes:
-        counts = segmentation_counts(network, patch_zyx, classes, head)
-        per_voxel = SEGMENTATION.per_voxel + BYTES_PER_CLASS_VOXEL * classes
-        segmentation = needed(SEGMENTATION, counts, batch_size, per_voxel)
+        segmentation = needed(SEGMENTATION, segmentation_counts(network, patch_zyx, classes, head), batch_size)
     if diagnosis_batch:
         last = default_blocks(network, patch_zyx, block_names(network))[-1]
-        counts = diagnosis_counts(network, patch_zyx, last)
-        diagnosis = needed(DIAGNOSIS, counts, diagnosis_batch, DIAGNOSIS.per_voxel)
-    counts = pretrain_counts(network, patch_zyx)
-    return TaskMemory(needed(PRETRAIN, counts, batch_size, PRETRAIN.per_voxel), segmentation, diagnosis)
+        diagnosis = needed(DIAGNOSIS, diagnosis_counts(network, patch_zyx, last), diagnosis_batch)
+    return TaskMemory(needed(PRETRAIN, pretrain_counts(network, patch_zyx), batch_size), segmentation, diagnosis)
 
 
 def training_memory_gb(

@@ -1,7 +1,6 @@
 """The planner: fingerprint + machine -> plan. Arithmetic in numbered steps, each leaving its reason."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -10,7 +9,9 @@ from odiff.errors import PlanError
 from odiff.experiment_planning.fingerprint import Fingerprint, ViewFingerprint
 from odiff.experiment_planning.fixed import network_of_patch, spacing_of_patch
 from odiff.experiment_planning.memory import training_memory_gb
+from odiff.experiment_planning.mirroring import plan_mirroring
 from odiff.experiment_planning.presets import Preset, block_in_voxels
+from odiff.experiment_planning.reasons import Reasons
 from odiff.experiment_planning.topology import (
     NEAR,
     NEAR_AT_FIRST,
@@ -29,8 +30,6 @@ Spacing = tuple[float, float, float]
 ANISOTROPIC = 3.0
 THIN_PERCENTILE = 10
 COARSER = 1.05
-SIDED = ("left", "right", "medial", "lateral")
-SIDED_ABBREVIATIONS = ("MM", "LM", "MCL", "LCL")
 
 
 @dataclass(frozen=True)
@@ -50,18 +49,6 @@ class Tasks:
     classes: int
     diagnosis_batch: int
     head: str = "decoder"
-
-
-@dataclass
-class Reasons:
-    """Collects the decisions of one view."""
-
-    view: str
-    found: list[Decision]
-
-    def add(self, field: str, value: Any, rule: str, source: str) -> None:
-        """Remember why `field` of this view is `value`."""
-        self.found.append(Decision(f"views.{self.view}.{field}", value, rule, source))
 
 
 def plan_dataset(
@@ -321,33 +308,6 @@ def plan_diffusion(spacing: Spacing, network: NetworkPlan, preset: Preset) -> Di
         mask_block_zyx=block_in_voxels(chosen.mask_block_mm, spacing), probe_time_steps=chosen.probe_time_steps,
         probe_blocks=block_names(network),
     )  # fmt: skip
-
-
-def plan_mirroring(
-    fingerprint: Fingerprint, description: DatasetDescription, view: str, preset: Preset, reasons: Reasons
-) -> tuple[int, ...]:
-    """Mirror the medial-lateral axis only if some laterality is unknown and no label is sided."""
-    from odiff.geometry import MEDIAL_LATERAL_AXIS
-
-    sided = sided_labels(description)
-    axes: tuple[int, ...] = ()
-    if preset.grid == "paper":
-        rule = "off: the recipe mirrors nothing"
-    elif not fingerprint.unknown_laterality:
-        rule = "off: every laterality is known, left joints are mirrored to right"
-    elif sided:
-        rule = f"off: the label {sided[0]} has a side"
-    else:
-        axes, rule = (MEDIAL_LATERAL_AXIS[view],), "on: some laterality is unknown and no label has a side"
-    reasons.add("mirror_axes", axes, rule, f"{fingerprint.unknown_laterality} cases of unknown laterality")
-    return axes
-
-
-def sided_labels(description: DatasetDescription) -> list[str]:
-    """Labels and diagnoses that mean one side, but for the pairs that are swapped on a flip."""
-    swapped = {name for pair in description.left_right for name in pair}
-    names = [name for name in (*description.labels, *description.diagnoses) if name not in swapped]
-    return [n for n in names if n in SIDED_ABBREVIATIONS or any(word in n.lower().split("_") for word in SIDED)]
 
 
 def with_plan_name(plan: Plan, name: str) -> Plan:
