@@ -3,16 +3,41 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
+
+from odiff.metrics.bootstrap import BOOTSTRAP, FALSE_ALARMS, THRESHOLD, bin_of, draw_counts, score_samples
 
 Score = Callable[[np.ndarray, np.ndarray], float]
+Samples = dict[str, dict[str, np.ndarray]]
+LEAST_PATIENTS = 2
+MACRO, MICRO = "macro", "micro"
+
+
+def _f1(truth: np.ndarray, probability: np.ndarray) -> float:
+    return float(f1_score(truth, probability >= THRESHOLD, zero_division=0))
+
+
+def _sensitivity(truth: np.ndarray, probability: np.ndarray) -> float:
+    false, true, _ = roc_curve(truth, probability, drop_intermediate=False)
+    return float(np.interp(FALSE_ALARMS, false, true))
 
 
 def _brier(truth: np.ndarray, probability: np.ndarray) -> float:
     return float(np.mean((truth - probability) ** 2))
 
 
-SCORES: dict[str, Score] = {"auroc": roc_auc_score, "ap": average_precision_score, "brier": _brier}
+def _calibration_error(truth: np.ndarray, probability: np.ndarray) -> float:
+    return float(np.abs(np.bincount(bin_of(probability), truth - probability)).sum() / len(truth))
+
+
+SCORES: dict[str, Score] = {
+    "auroc": roc_auc_score,
+    "ap": average_precision_score,
+    "f1": _f1,
+    "sensitivity_at_90_specificity": _sensitivity,
+    "brier": _brier,
+    "calibration_error": _calibration_error,
+}
 
 
 def label_score(name: str, truth: np.ndarray, probability: np.ndarray) -> float | None:
@@ -30,6 +55,41 @@ def macro_score(name: str, truth: np.ndarray, probability: np.ndarray) -> float 
     return float(np.mean(kept)) if kept else None
 
 
+def is_computable(truth: np.ndarray, patients: Sequence[str] | np.ndarray) -> bool:
+    """Whether truth (n,) has `LEAST_PATIENTS` positive and as many negative patients."""
+    owner = np.asarray(patients)
+    return all(len(set(owner[truth == value])) >= LEAST_PATIENTS for value in (1, 0))
+
+
+def sample_labels(
+    labels: Sequence[str], truth: np.ndarray, probability: np.ndarray, patients: Sequence[str], counts: np.ndarray
+) -> Samples:
+    """Every score of every label that is computable, their mean (macro), and of all known pairs of case and label (micro).
+
+    Parameters
+    ----------
+    truth, probability : (cases, labels); truth 1, 0, or NaN where unknown.
+    counts : (repeats, cases), one row per sample; a row of ones is the cases themselves.
+
+    Returns
+    -------
+    By label, then by score: (repeats,), NaN where a sample lacks a class.
+    """
+    usable = [k for k in range(len(labels)) if is_computable(truth[:, k], patients)]
+    samples: Samples = {
+        labels[k]: {name: score_samples(name, truth[:, k], probability[:, k], counts) for name in BOOTSTRAP}
+        for k in usable
+    }
+    if samples:
+        of_labels = list(samples.values())
+        samples[MACRO] = {name: _mean_known(np.stack([one[name] for one in of_labels], axis=1)) for name in BOOTSTRAP}
+    owner = np.repeat(np.arange(len(truth)), len(labels))
+    pooled, spread = truth.ravel(), probability.ravel()
+    if is_computable(pooled, np.asarray(patients)[owner]):
+        samples[MICRO] = {name: score_samples(name, pooled, spread, counts, owner) for name in BOOTSTRAP}
+    return samples
+
+
 def score_labels(
     labels: Sequence[str],
     truth: np.ndarray,
@@ -38,36 +98,40 @@ def score_labels(
     rng: np.random.Generator,
     repeats: int = 500,
 ) -> dict[str, dict[str, object]]:
-    """AUROC, AP and Brier score per label and as macro mean, each with a 95 % interval over patients.
+    """Every score of `SCORES` per label, as macro mean and pooled (micro), each with a 95 % interval over patients.
 
     Parameters
     ----------
     truth, probability : (cases, labels); truth 1, 0, or NaN where unknown.
     patients : one name per case; the bootstrap draws patients.
+
+    A label with fewer than `LEAST_PATIENTS` positive or negative patients has None for every score.
     """
-    counts = draw_counts(patients, rng, repeats)
-    repeated = {
-        name: np.stack([BOOTSTRAP[name](truth[:, k], probability[:, k], counts) for k in range(len(labels))], axis=1)
-        for name in SCORES
-    }
+    point = sample_labels(labels, truth, probability, patients, np.ones((1, len(truth))))
+    drawn = sample_labels(labels, truth, probability, patients, draw_counts(patients, rng, repeats))
     result: dict[str, dict[str, object]] = {}
     for index, label in enumerate(labels):
         known = truth[:, index][~np.isnan(truth[:, index])]
-        scores = {name: label_score(name, truth[:, index], probability[:, index]) for name in SCORES}
-        intervals = {name: values[:, index] for name, values in repeated.items()}
-        result[label] = {"positive": int(known.sum()), "known": len(known), **_with_intervals(scores, intervals)}
-    macro = {name: macro_score(name, truth, probability) for name in SCORES}
-    result["macro"] = _with_intervals(macro, {name: _mean_known(values) for name, values in repeated.items()})
+        scores = with_intervals(point.get(label), drawn.get(label, {}))
+        result[label] = {"positive": int(known.sum()), "known": len(known), **scores}
+    for pooled in (MACRO, MICRO):
+        result[pooled] = with_intervals(point.get(pooled), drawn.get(pooled, {}))
     return result
 
 
-def _with_intervals(scores: Mapping[str, float | None], repeated: Mapping[str, np.ndarray]) -> dict[str, object]:
+def with_intervals(
+    point: Mapping[str, np.ndarray] | None, drawn: Mapping[str, np.ndarray], names: Sequence[str] = tuple(SCORES)
+) -> dict[str, object]:
+    """Each score with ``<score>_interval``, the 2.5th and 97.5th percentile of its samples; None for all `names` without a point."""
+    if point is None:
+        return {name: None for name in names}
     found: dict[str, object] = {}
-    for name, score in scores.items():
-        found[name] = score
-        kept = repeated[name][~np.isnan(repeated[name])]
-        if score is not None and len(kept):
-            found[f"{name}_interval"] = [float(value) for value in np.percentile(kept, (2.5, 97.5))]
+    for name, value in point.items():
+        found[name] = None if np.isnan(value[0]) else float(value[0])
+        samples = drawn.get(name, np.array([]))
+        kept = samples[~np.isnan(samples)]
+        if found[name] is not None and len(kept):
+            found[f"{name}_interval"] = [float(bound) for bound in np.percentile(kept, (2.5, 97.5))]
     return found
 
 
@@ -76,62 +140,3 @@ def _mean_known(values: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.nansum(values, axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
-
-
-def draw_counts(patients: Sequence[str], rng: np.random.Generator, repeats: int) -> np.ndarray:
-    """How often each case is in each of `repeats` bootstrap samples that draw whole patients; (repeats, cases)."""
-    names, owner = np.unique(np.asarray(patients), return_inverse=True)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=repeats)
-    return drawn[:, owner].astype(float)
-
-
-def bootstrap_auroc(truth: np.ndarray, probability: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """AUROC of each bootstrap sample: the share of positive-negative pairs in the right order, ties half.
-
-    Parameters
-    ----------
-    truth, probability : (cases,); truth 1, 0, or NaN.
-    counts : (repeats, cases).
-
-    Returns
-    -------
-    (repeats,), NaN where a sample lacks a class.
-    """
-    positive, negative = truth == 1, truth == 0
-    difference = probability[positive][:, None] - probability[negative][None]
-    in_order = (difference > 0) + 0.5 * (difference == 0)
-    pairs = counts[:, positive].sum(axis=1) * counts[:, negative].sum(axis=1)
-    right = ((counts[:, positive] @ in_order) * counts[:, negative]).sum(axis=1)
-    return _ratio(right, pairs)
-
-
-def bootstrap_ap(truth: np.ndarray, probability: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Average precision of each bootstrap sample, as `sklearn.metrics.average_precision_score` defines it."""
-    known = ~np.isnan(truth)
-    order = np.argsort(-probability[known], kind="stable")
-    weights, hits, scores = counts[:, known][:, order], truth[known][order], probability[known][order]
-    if not len(scores):
-        return np.full(len(counts), np.nan)
-    last_of_tie = np.append(np.diff(scores) != 0, True)
-    found = np.cumsum(weights * hits, axis=1)[:, last_of_tie]
-    taken = np.cumsum(weights, axis=1)[:, last_of_tie]
-    precision = found / np.maximum(taken, 1)
-    gained = np.diff(found, axis=1, prepend=0)
-    total = found[:, -1]
-    has_both = (total > 0) & (taken[:, -1] > total)
-    return _ratio((precision * gained).sum(axis=1), np.where(has_both, total, 0))
-
-
-def bootstrap_brier(truth: np.ndarray, probability: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Brier score of each bootstrap sample; NaN where it lacks a class."""
-    known = ~np.isnan(truth)
-    weights, error = counts[:, known], (truth[known] - probability[known]) ** 2
-    has_both = (counts[:, truth == 1].sum(axis=1) > 0) & (counts[:, truth == 0].sum(axis=1) > 0)
-    return _ratio(weights @ error, np.where(has_both, weights.sum(axis=1), 0))
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
-
-
-BOOTSTRAP = {"auroc": bootstrap_auroc, "ap": bootstrap_ap, "brier": bootstrap_brier}

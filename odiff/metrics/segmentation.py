@@ -1,10 +1,14 @@
 """Overlap and surface distances per structure; absent structures are scored, not skipped."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
-from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice, get_bbox_from_mask
 from scipy import ndimage
+
+from odiff.metrics.boxes import near_box
+from odiff.metrics.thickness import mean_thickness
+
+MEANS = ("dice", "hd95_mm", "assd_mm")
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
@@ -13,30 +17,40 @@ def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
     return 1.0 if sizes == 0 else 2.0 * int((prediction & reference).sum()) / sizes
 
 
-def surface_distances(a: np.ndarray, b: np.ndarray, spacing_zyx_mm: Sequence[float]) -> np.ndarray:
-    """Distance in mm from each surface voxel of `a` to the surface of `b`; both must hold voxels."""
-    distance = ndimage.distance_transform_edt(~_surface(b), sampling=spacing_zyx_mm)
-    return distance[_surface(a)]
+def surface_distances(a: np.ndarray, b: np.ndarray, spacing_zyx_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Distance in mm from each surface voxel of `a` to the surface of `b`, and back; both must hold voxels."""
+    near = near_box(a | b)
+    of_a, of_b = _surface(a[near]), _surface(b[near])
+    there = ndimage.distance_transform_edt(~of_b, sampling=spacing_zyx_mm)[of_a]
+    back = ndimage.distance_transform_edt(~of_a, sampling=spacing_zyx_mm)[of_b]
+    return there, back
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask, border_value=0)
 
 
-def hausdorff95(prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float]) -> float:
-    """The larger 95th percentile of the two directed surface distances, mm.
+def surface_scores(
+    prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float]
+) -> tuple[float, float]:
+    """HD95 and ASSD in mm of two masks (z, y, x).
 
-    Both empty gives 0; one empty gives the diagonal of the volume, the largest distance there can be.
+    HD95 is the larger 95th percentile of the two directed surface distances, ASSD the mean over the surface voxels of both.
+    Both masks empty gives 0; one empty gives the diagonal of the volume, the largest distance there can be.
     """
     if not prediction.any() and not reference.any():
-        return 0.0
+        return 0.0, 0.0
     if not prediction.any() or not reference.any():
-        return float(np.linalg.norm(np.asarray(reference.shape) * np.asarray(spacing_zyx_mm)))
-    box = get_bbox_from_mask(prediction | reference)
-    near = bounding_box_to_slice([[max(0, low - 1), high + 1] for low, high in box])
-    there = surface_distances(prediction[near], reference[near], spacing_zyx_mm)
-    back = surface_distances(reference[near], prediction[near], spacing_zyx_mm)
-    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+        diagonal = float(np.linalg.norm(np.asarray(reference.shape) * np.asarray(spacing_zyx_mm)))
+        return diagonal, diagonal
+    there, back = surface_distances(prediction, reference, spacing_zyx_mm)
+    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
+    return float(hd95), float((there.sum() + back.sum()) / (len(there) + len(back)))
+
+
+def hausdorff95(prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float]) -> float:
+    """HD95 of `surface_scores`, mm."""
+    return surface_scores(prediction, reference, spacing_zyx_mm)[0]
 
 
 def score_case(
@@ -45,12 +59,14 @@ def score_case(
     labels: dict[str, int],
     spacing_zyx_mm: Sequence[float],
     unknown: np.ndarray | None = None,
+    cartilage: Collection[str] = (),
 ) -> dict[str, dict[str, float]]:
-    """Dice, HD95 (mm) and volume error (ml) of each foreground structure of a label map (z, y, x).
+    """Dice, HD95, ASSD (mm) and volumes (ml) of each foreground structure of a label map (z, y, x).
 
     Parameters
     ----------
     unknown : voxels that count nowhere.
+    cartilage : labels whose thickness (mm) is measured too.
     """
     voxel_ml = float(np.prod(spacing_zyx_mm)) / 1000
     known = np.ones(reference.shape, bool) if unknown is None else ~unknown
@@ -59,11 +75,23 @@ def score_case(
         if name == "background":
             continue
         found, truth = (prediction == value) & known, (reference == value) & known
+        hd95, assd = surface_scores(found, truth, spacing_zyx_mm)
+        volume, true_volume = int(found.sum()) * voxel_ml, int(truth.sum()) * voxel_ml
         scores[name] = {
             "dice": dice(found, truth),
-            "hd95_mm": hausdorff95(found, truth, spacing_zyx_mm),
-            "volume_error_ml": (int(found.sum()) - int(truth.sum())) * voxel_ml,
+            "hd95_mm": hd95,
+            "assd_mm": assd,
+            "volume_ml": volume,
+            "reference_volume_ml": true_volume,
+            "volume_error_ml": volume - true_volume,
         }
+        if name in cartilage:
+            thickness, true_thickness = (mean_thickness(mask, spacing_zyx_mm) for mask in (found, truth))
+            scores[name] |= {
+                "thickness_mm": thickness,
+                "reference_thickness_mm": true_thickness,
+                "thickness_error_mm": thickness - true_thickness,
+            }
     return scores
 
 
@@ -75,5 +103,5 @@ def mean_scores(cases: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[
         for name in names
     }
     if names:
-        means["mean"] = {score: float(np.mean([means[name][score] for name in names])) for score in ("dice", "hd95_mm")}
+        means["mean"] = {score: float(np.mean([means[name][score] for name in names])) for score in MEANS}
     return means

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import mannwhitneyu
 
+from odiff.metrics.bootstrap import BOOTSTRAP, draw_counts, score_samples
 from odiff.metrics.calibration import cross_fitted, fit_calibration
-from odiff.metrics.classification import BOOTSTRAP, draw_counts, label_score, macro_score, score_labels
+from odiff.metrics.classification import label_score, macro_score, score_labels
 from odiff.metrics.segmentation import dice, hausdorff95, score_case
 
 
@@ -119,8 +120,8 @@ def test_bootstrapped_scores_are_scikit_learns_on_the_drawn_cases(seed, cases, l
     probability = rng.integers(0, levels + 1, cases) / (levels + 1)
     counts = draw_counts([f"p{n // 2}" for n in range(cases)], rng, 5)
     assert (counts.sum(axis=1) > 0).all()
-    for name, bootstrap in BOOTSTRAP.items():
-        for count, found in zip(counts, bootstrap(truth, probability, counts), strict=True):
+    for name in BOOTSTRAP:
+        for count, found in zip(counts, score_samples(name, truth, probability, counts), strict=True):
             rows = np.repeat(np.arange(cases), count.astype(int))
             expected = label_score(name, truth[rows], probability[rows])
             assert (expected is None and np.isnan(found)) or found == pytest.approx(expected)
