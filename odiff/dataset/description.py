@@ -13,7 +13,7 @@ DESCRIPTION = "dataset.json"
 ADVICE = "write one, or start from a template (docs/dataset.md)"
 TABULAR = ("continuous", "categorical")
 TOP = ("name", "joint", "file_ending", "views", "segmentation", "diagnosis", "tabular", "groups", "cases")
-SEGMENTATION = ("labels", "ignore_label", "sparse_slices", "left_right")
+SEGMENTATION = ("labels", "ignore_label", "sparse_slices", "left_right", "cartilage")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class DatasetDescription:
     tabular: dict[str, str]
     groups: tuple[str, ...]
     cases: tuple[ListedFile, ...] | None = None
+    cartilage: tuple[str, ...] = ()
 
 
 def read_description(folder: Path) -> DatasetDescription:
@@ -82,9 +83,16 @@ def parse_description(content: Any, where: str) -> DatasetDescription:
         tabular=take(content, "tabular", dict[str, str], {}),
         groups=take(content, "groups", tuple[str, ...], []),
         cases=take(content, "cases", tuple[ListedFile, ...] | None, None),
+        cartilage=take(segmentation, "cartilage", tuple[str, ...], _named_cartilage(segmentation)),
     )
     _check(description, where)
     return description
+
+
+def _named_cartilage(segmentation: dict[str, Any]) -> list[str]:
+    """The labels called cartilage, which stand for a list that is not given."""
+    labels = segmentation.get("labels", {})
+    return [name for name in labels if "cartilage" in name.lower()] if isinstance(labels, dict) else []
 
 
 def _known_keys(content: Any, known: tuple[str, ...], where: str) -> None:
@@ -139,6 +147,13 @@ def _check_labels(found: DatasetDescription, where: str) -> None:
         )
     if found.ignore_label in values:
         raise DatasetError(f"{where}: segmentation.ignore_label {found.ignore_label} is also the value of a label")
-    for name in (name for pair in found.left_right for name in pair):
-        if name not in found.labels:
-            raise DatasetError(f"{where}: segmentation.left_right: unknown label {name!r}{closest(name, found.labels)}")
+    _check_named(found, where)
+
+
+def _check_named(found: DatasetDescription, where: str) -> None:
+    for key, names in (("left_right", [n for pair in found.left_right for n in pair]), ("cartilage", found.cartilage)):
+        for name in names:
+            if name not in found.labels:
+                raise DatasetError(f"{where}: segmentation.{key}: unknown label {name!r}{closest(name, found.labels)}")
+    if "background" in found.cartilage:
+        raise DatasetError(f"{where}: segmentation.cartilage: background is no cartilage; leave it out")
