@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from odiff.data.index import PreparedCase, PreparedDataset, PreparedSeries, write_index
-from odiff.data.labels import IGNORE
+from odiff.data.labels import mark_unknown
 from odiff.data.preprocessing import prepare
 from odiff.data.store import FORMAT, read_stored, write_array, write_prepared
 from odiff.dataset import Case, Dataset, Series, make_splits, read_splits
 from odiff.errors import DatasetError, OdiffError
 from odiff.experiment_planning.fingerprint import file_stamp
 from odiff.experiment_planning.parallel import run_parallel
-from odiff.geometry import Grid, canonical_frame, from_canonical, read_mask, read_volume, to_canonical
+from odiff.geometry import Grid, read_mask, read_volume
 from odiff.plan import Plan, to_plain
 from odiff.storage import write_json
 
@@ -95,20 +95,10 @@ def preprocess_series(series: Series, plan: Plan, is_left: bool, folder: Path, s
 
 
 def known_labels(mask: np.ndarray, grid: Grid, view: str, plan: Plan, is_left: bool) -> np.ndarray:
-    """Label values with `IGNORE` where the truth is unknown, and paired labels swapped on a mirrored joint.
-
-    Unknown is the ignore label and, where `plan.sparse_slices`, every slice without any label.
-    """
-    known = mask.astype(np.int16)
+    """`mark_unknown` as the plan has it, and paired labels swapped on a mirrored joint."""
+    known = mark_unknown(mask, grid, view, plan.ignore_label, plan.sparse_slices)
     for a, b in plan.left_right if is_left else ():
         known[mask == a], known[mask == b] = b, a
-    if plan.ignore_label is not None:
-        known[mask == plan.ignore_label] = IGNORE
-    if plan.sparse_slices:
-        frame = canonical_frame(grid, view)
-        slices = to_canonical(known, frame).copy()
-        slices[~(slices > 0).any(axis=(1, 2))] = IGNORE
-        known = np.ascontiguousarray(from_canonical(slices, frame))
     return known
 
 
