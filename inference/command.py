@@ -8,9 +8,11 @@ from pathlib import Path
 from odiff.cli.runner import DONE, SOME_FAILED, Roots, add_roots, parser, roots_of, run
 from odiff.dataset import find_dataset
 from odiff.errors import CheckpointError, DatasetError, UsageError
-from odiff.inference.models import KINDS
+from odiff.geometry import VIEWS
+from odiff.inference.models import KINDS, TASKS, plan_folders
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import Predictor
+from odiff.learning.context import FUSED
 from odiff.training.device import choose_device, use_cores
 from odiff.training.precision import AUTO, NAMES, fix_precision
 
@@ -37,6 +39,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "-f", "--folds", nargs="+", metavar="FOLD", help="folds to ensemble (default: all that are trained)"
+    )
+    result.add_argument("--task", choices=TASKS, help="only one of the tasks (default: all that are trained)")
+    result.add_argument(
+        "--diagnose-by", choices=(*VIEWS, FUSED), help="default: fused where it is trained, else the mean of the views"
     )
     result.add_argument("--checkpoint", choices=KINDS, default="final", help="default: %(default)s")
     result.add_argument(
@@ -79,6 +85,8 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
         device=device,
         step_size=arguments.step_size,
         is_mirroring=not arguments.disable_tta,
+        tasks=(arguments.task,) if arguments.task else TASKS,
+        diagnose_by=arguments.diagnose_by,
     )
     outcome = predict_folder(
         predictor,
@@ -119,7 +127,7 @@ def model_folder(results: Path, wanted: str, plan: str) -> Path:
         raise CheckpointError(f"{error}; train first: odiff_train {wanted} VIEW") from None
     if (folder / plan).is_dir():
         return folder / plan
-    plans = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    plans = [path.name for path in plan_folders(folder)]
     if len(plans) == 1:
         return folder / plans[0]
     raise CheckpointError(

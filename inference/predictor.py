@@ -14,7 +14,8 @@ from odiff.data.preprocessing import PreparedVolume, prepare
 from odiff.data.sliding_window import split_tiles
 from odiff.errors import CheckpointError
 from odiff.geometry import Volume, image_from_volume, volume_from_image
-from odiff.inference.models import LoadedModels, load_models
+from odiff.inference.models import TASKS, LoadedModels, Wanted, load_models
+from odiff.inference.postprocessing import cleaned
 from odiff.learning.diagnose import embed_volume, volume_logits
 from odiff.learning.segment import labels_and_probabilities_on_grid, labels_on_grid, probability_slabs
 from odiff.network.fusion import GatedFusion
@@ -51,6 +52,8 @@ class Predictor:
     model : ``odiff_results/<dataset>/<plan>``.
     folds : which folds to ensemble; all that are trained by default.
     checkpoint : ``final`` or ``best``.
+    tasks : what to load models for.
+    diagnose_by : one view, or ``fused``; by default the fusion where there is one, else the mean of the views.
 
     Raises
     ------
@@ -67,9 +70,12 @@ class Predictor:
         device: torch.device | None = None,
         step_size: float = 0.5,
         is_mirroring: bool = True,
+        tasks: Sequence[str] = TASKS,
+        diagnose_by: str | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
-        self.models: LoadedModels = load_models(Path(model), folds, checkpoint, self.device)
+        wanted = Wanted(tuple(tasks), diagnose_by)
+        self.models: LoadedModels = load_models(Path(model), folds, checkpoint, self.device, wanted)
         self.step_size, self.is_mirroring = step_size, is_mirroring
 
     @property
@@ -88,14 +94,21 @@ class Predictor:
     def segment(self, volume: Volume, view: str, laterality: str | None = None) -> np.ndarray:
         """Label values (z, y, x) on the volume's own grid."""
         slabs, prepared = self._slabs(volume, view, laterality)
-        return labels_on_grid(slabs, prepared.geometry, self.plan)
+        return self._cleaned(labels_on_grid(slabs, prepared.geometry, self.plan), view)
 
     def segment_with_probabilities(
         self, volume: Volume, view: str, laterality: str | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Label values (z, y, x), and class probabilities (classes, z, y, x) float16, both on the volume's own grid."""
+        """Label values (z, y, x), and class probabilities (classes, z, y, x) float16, both on the volume's own grid.
+
+        What `odiff_evaluate` found to help is done to the labels alone: small components are dropped.
+        """
         slabs, prepared = self._slabs(volume, view, laterality)
-        return labels_and_probabilities_on_grid(slabs, prepared.geometry, self.plan)
+        labels, probabilities = labels_and_probabilities_on_grid(slabs, prepared.geometry, self.plan)
+        return self._cleaned(labels, view), probabilities
+
+    def _cleaned(self, labels: np.ndarray, view: str) -> np.ndarray:
+        return cleaned(labels, self.models.postprocessing.get(view, ()), self.plan)
 
     def segment_image(self, image: sitk.Image, view: str, laterality: str | None = None) -> sitk.Image:
         """A SimpleITK image in, a label image on the same grid out."""

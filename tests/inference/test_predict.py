@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from scipy import ndimage
 
 from odiff.errors import CheckpointError, DatasetError, StorageError, UsageError
 from odiff.geometry import read_volume
 from odiff.inference.command import main, model_folder
+from odiff.inference.postprocessing import write_postprocessing
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import CaseImages, Predictor
 from odiff.learning.run import RunSettings
@@ -161,6 +163,60 @@ def test_mistakes_name_what_to_do(model, predictor, images, tmp_path):
     with pytest.raises(CheckpointError, match="view sagittal"):
         predictor.segment(read_volume(sorted(images.glob("*_axial.nii.gz"))[0]), "sagittal")
     assert main(["-i", str(images), "-o", str(tmp_path / "o"), "-m", str(model), "--step-size", "2"]) == 2
+
+
+def test_small_components_are_dropped_where_the_evaluation_says_so(model, predictor, images, tmp_path):
+    """Of the labels that postprocessing.json names for the view, and of no other."""
+    moved = shutil.copytree(model, tmp_path / "cleaned")
+    volume = read_volume(sorted(images.glob("*_axial.nii.gz"))[0])
+    before = predictor.segment(volume, "axial")
+    values = predictor.plan.labels
+    pieces = {name: ndimage.label(before == value, np.ones((3, 3, 3)))[1] for name, value in values.items()}
+    split = [name for name, count in pieces.items() if count > 1 and name != "background"]
+    assert split, "the untrained model leaves specks"
+    write_postprocessing(moved, {"axial": (split[0],)})
+    cleaned = Predictor(moved)
+    after, _ = cleaned.segment_with_probabilities(volume, "axial")
+    assert np.array_equal(after, cleaned.segment(volume, "axial"))
+    components, count = ndimage.label(before == values[split[0]], np.ones((3, 3, 3)))
+    sizes = np.bincount(components.ravel())[1:]
+    assert count > 1 and (after == values[split[0]]).sum() == sizes[sizes == sizes.max()].sum()
+    assert np.array_equal(after[after != before], np.zeros((after != before).sum()))
+    assert set(before[after != before]) == {values[split[0]]}
+    predict_folder(predictor, images, tmp_path / "out")
+    with pytest.raises(DatasetError, match="another model"):
+        predict_folder(cleaned, images, tmp_path / "out")
+    write_postprocessing(moved, {"axial": ()})
+    assert Predictor(moved).models.identity == predictor.models.identity
+
+
+def test_one_task_or_one_view_of_diagnosis_can_be_asked_for(model, images, tmp_path):
+    case = CaseImages(
+        {view: (read_volume(sorted(images.glob(f"*_{view}.nii.gz"))[0]),) for view in ("sagittal", "axial")}, "R"
+    )
+    found = Predictor(model, diagnose_by="axial").diagnose(case)
+    assert found.views == ("axial",)
+    fused = Predictor(model, diagnose_by="fused").diagnose(case)
+    assert fused.probabilities == pytest.approx(Predictor(model).diagnose(case).probabilities)
+    assert Predictor(model, tasks=("segmentation",)).models.diagnosis == {}
+    command = [
+        "-i",
+        str(images),
+        "-o",
+        str(tmp_path / "out"),
+        "-m",
+        str(model),
+        "--task",
+        "diagnosis",
+        "--diagnose-by",
+        "axial",
+    ]
+    assert main(command) == 0
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+    rows = list(csv.DictReader((tmp_path / "out" / "diagnosis.csv").open()))
+    assert [row["views"] for row in rows] == ["axial"] * 2
+    with pytest.raises(CheckpointError, match=r"no trained coronal diagnosis model.*odiff_train"):
+        Predictor(model, diagnose_by="coronal")
 
 
 def test_an_interrupted_write_leaves_no_half_file(predictor, images, tmp_path, monkeypatch):
