@@ -46,6 +46,7 @@ setup(
             "odiff_plan_and_preprocess=odiff.experiment_planning.command:main",
             "odiff_train=odiff.cli.train:main",
             "odiff_predict=odiff.inference.command:main",
+            "odiff_evaluate=odiff.inference.evaluate.command:main",
             "odiff_import_weights=odiff.inference.import_command:main",
             "odiff_demo=odiff.inference.demo.command:main",
         ]

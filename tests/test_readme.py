@@ -14,6 +14,7 @@ MODULES = {
     "odiff_plan_and_preprocess": "odiff.experiment_planning.command",
     "odiff_train": "odiff.cli.train",
     "odiff_predict": "odiff.inference.command",
+    "odiff_evaluate": "odiff.inference.evaluate.command",
     "odiff_demo": "odiff.inference.demo.command",
 }
 
@@ -41,7 +42,7 @@ def test_every_command_of_the_readme_parses(line):
 
 
 def test_the_readme_names_every_command():
-    assert set(MODULES) == set(re.findall(r"\bodiff_(?:verify|plan|train|predict|demo)\w*", README))
+    assert set(MODULES) == set(re.findall(r"\bodiff_(?:verify|plan|train|predict|evaluate|demo)\w*", README))
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))

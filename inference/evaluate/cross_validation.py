@@ -1,0 +1,214 @@
+"""After cross-validation: the validation predictions of every plan, view and fusion, scored out of fold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit
+
+from odiff.data.index import PreparedCase, read_index
+from odiff.dataset import CaseRow, DatasetDescription, parse_name, read_description
+from odiff.errors import CheckpointError, DatasetError
+from odiff.experiment_planning.parallel import run_parallel
+from odiff.inference.evaluate.probabilities import table_of
+from odiff.inference.evaluate.scoring import StoredScores, Structures, score_validation, structures_of
+from odiff.inference.evaluate.tables import VIEW, DiagnosisTable, Evaluation, Rows, segmentation_table
+from odiff.inference.models import find_plan, plan_folders
+from odiff.learning.calibration import read_calibration
+from odiff.learning.context import ALL, FUSED
+from odiff.learning.diagnosis_scores import read_logits
+from odiff.learning.pretrained import ResultsFolder
+from odiff.metrics.calibration import cross_fitted
+from odiff.plan import Plan
+
+DiceGain = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Out-of-fold scores of one view, or the fusion, of one plan.
+
+    `gain` is, by label, the mean Dice as predicted and with only the largest component left; `fusion` names the variant of a
+    fused model.
+    """
+
+    plan: str
+    view: str
+    folder: Path
+    evaluation: Evaluation
+    gain: DiceGain
+    fusion: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        return f"{self.plan}/{self.view}" + (f" ({self.fusion})" if self.fusion else "")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What preprocessing knows of the dataset."""
+
+    folder: Path
+    description: DatasetDescription
+    cases: dict[str, PreparedCase]
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """The description and the cases of a preprocessed dataset."""
+    return Prepared(folder, read_description(folder), {case.name: case for case in read_index(folder).cases})
+
+
+def collect_variants(results: Path, prepared: Prepared, processes: int) -> tuple[list[Variant], list[str]]:
+    """Every view and fusion of every plan that has validation predictions, and notes on what was passed over.
+
+    Parameters
+    ----------
+    results : ``odiff_results/<dataset>``.
+
+    Raises
+    ------
+    CheckpointError
+        No plan has any.
+    DatasetError
+        A case was validated by two folds: splits changed between them.
+    """
+    found: list[Variant] = []
+    notes: list[str] = []
+    for folder in plan_folders(results):
+        try:
+            plan = find_plan(folder)
+        except CheckpointError:
+            notes.append(f"{folder}: no trained model, passed over")
+            continue
+        variants = [_variant(folder, plan, view, prepared, processes) for view in (*plan.views, FUSED)]
+        found += [one for one in variants if one is not None]
+    if not found:
+        raise CheckpointError(
+            f"{results}: no validation predictions of single folds; train first: odiff_train {results.name} VIEW"
+        )
+    return found, notes
+
+
+def _variant(folder: Path, plan: Plan, view: str, prepared: Prepared, processes: int) -> Variant | None:
+    results = ResultsFolder(folder)
+    prepared = replace(prepared, description=as_planned(prepared.description, plan))
+    segmentation, gain = None, {}
+    if view != FUSED:
+        files = validation_files(results, view, plan, prepared.cases)
+        if files:
+            structures = structures_of(prepared.description)
+            arrays = prepared.folder / f"{plan.name}_{view}"
+            scored = score_all(files, arrays, structures, processes)
+            rows = series_rows(list(files), view, prepared)
+            segmentation = segmentation_table(rows, [one.scores for one in scored])
+            gain = dice_gain(scored)
+    diagnosis = out_of_fold(results, view, plan, prepared)
+    if segmentation is None and diagnosis is None:
+        return None
+    return Variant(plan.name, view, folder, Evaluation(segmentation, diagnosis), gain, fusion_of(results, view))
+
+
+def as_planned(description: DatasetDescription, plan: Plan) -> DatasetDescription:
+    """The description with the labels that the plan's models were trained for."""
+    return replace(description, labels=plan.labels, diagnoses=plan.diagnoses)
+
+
+def single_folds(results: ResultsFolder, view: str, task: str) -> list[str]:
+    """The trained folds that validate on something."""
+    return [fold for fold in results.folds(view, task) if fold != ALL]
+
+
+def validation_files(
+    results: ResultsFolder, view: str, plan: Plan, cases: Mapping[str, PreparedCase]
+) -> dict[str, Path]:
+    """Predicted label maps of all folds by series name; those of cases that are no longer in the dataset are left out."""
+    found: dict[str, Path] = {}
+    for fold in single_folds(results, view, "segmentation"):
+        folder = results.task(view, "segmentation", fold).validation
+        for path in sorted(folder.glob(f"*{plan.file_ending}")):
+            name = path.name[: -len(plan.file_ending)]
+            parsed = parse_name(name, (view,))
+            if path.name.startswith(".") or parsed is None or parsed[0] not in cases:
+                continue
+            if name in found:
+                raise DatasetError(_twice(found[name], path, name))
+            found[name] = path
+    return found
+
+
+def _twice(first: Path, second: Path, name: str) -> str:
+    return (
+        f"{name} was validated twice, {first} and {second}: splits changed between the folds; train one of them again with "
+        "--restart"
+    )
+
+
+def score_all(files: Mapping[str, Path], arrays: Path, structures: Structures, processes: int) -> list[StoredScores]:
+    """Scores of every validation prediction, in the order of `files`."""
+    jobs = [(path, arrays, name, structures) for name, path in files.items()]
+    results = dict(run_parallel(score_validation, jobs, processes, f"score {arrays.name}"))
+    return [results[number] for number in range(len(jobs))]
+
+
+def series_rows(names: Sequence[str], view: str, prepared: Prepared) -> Rows:
+    """Case, patient and groups of series of one view."""
+    parsed = [parse_name(name, (view,)) for name in names]
+    members = [prepared.cases[one[0]] for one in parsed if one is not None]
+    groups = {VIEW: (view,) * len(names)} | {
+        column: tuple(case.groups.get(column) or "" for case in members) for column in prepared.description.groups
+    }
+    cases, patients = tuple(case.name for case in members), tuple(case.patient for case in members)
+    return Rows(tuple(names), cases, patients, groups)
+
+
+def dice_gain(scored: Sequence[StoredScores]) -> DiceGain:
+    """By label, the mean Dice over series as predicted, and with only the largest component left."""
+    return {
+        label: (
+            float(np.mean([one.scores[label]["dice"] for one in scored])),
+            float(np.mean([one.cleaned_dice[label] for one in scored])),
+        )
+        for label in scored[0].scores
+    }
+
+
+def labels_to_clean(gain: DiceGain, least: float = 1e-9) -> tuple[str, ...]:
+    """The labels whose mean Dice the largest component alone improves."""
+    return tuple(label for label, (before, after) in gain.items() if after > before + least)
+
+
+def out_of_fold(results: ResultsFolder, view: str, plan: Plan, prepared: Prepared) -> DiagnosisTable | None:
+    """Out-of-fold probabilities of a view or the fusion, calibrated by cross-fitting where prediction would calibrate them."""
+    logits: dict[str, np.ndarray] = {}
+    seen: dict[str, Path] = {}
+    for fold in single_folds(results, view, "diagnosis"):
+        folder = results.task(view, "diagnosis", fold).validation
+        if not (folder / "predictions.csv").exists():
+            continue
+        for case, row in read_logits(folder, plan.diagnoses).items():
+            if case in seen:
+                raise DatasetError(_twice(seen[case], folder, f"case {case}"))
+            if case in prepared.cases:
+                logits[case], seen[case] = row, folder
+    if not logits:
+        return None
+    cases = tuple(sorted(logits))
+    rows = {case: as_row(prepared.cases[case]) for case in cases}
+    values = np.array([logits[case] for case in cases])
+    plain = table_of(cases, expit(values), rows, prepared.description)
+    if read_calibration(results, view) is None:
+        return plain
+    return replace(plain, probability=cross_fitted(values, plain.truth, plain.rows.patients))
+
+
+def as_row(case: PreparedCase) -> CaseRow:
+    """What a case table would say of a preprocessed case."""
+    return CaseRow(case.name, case.patient, case.laterality, case.diagnoses, case.groups, case.tabular)
+
+
+def fusion_of(results: ResultsFolder, view: str) -> str | None:
+    """The variant of a fused model, as its configuration names it; None for a view."""
+    folds = single_folds(results, view, "diagnosis") if view == FUSED else []
+    return results.task(view, "diagnosis", folds[0]).read_config().get("variant") if folds else None
