@@ -38,7 +38,9 @@ def test_sensitivity_is_read_off_the_roc_curve_at_ninety_percent_specificity():
     truth = np.r_[np.zeros(20), np.ones(10)]
     probability = np.r_[np.linspace(0, 0.9, 20), np.linspace(0.5, 1, 10)]
     false, true, _ = roc_curve(truth, probability, drop_intermediate=False)
-    assert label_score("sensitivity_at_90_specificity", truth, probability) == pytest.approx(true[false <= 0.1].max())
+    name, expected = "sensitivity_at_90_specificity", pytest.approx(true[false <= 0.1].max())
+    assert label_score(name, truth, probability) == expected
+    assert score_samples(name, truth, probability, np.ones((1, 30)))[0] == expected
     apart = np.r_[np.zeros(5), np.ones(5)]
     assert label_score("sensitivity_at_90_specificity", apart, np.full(10, 0.3)) == pytest.approx(0.1), "a coin's"
 
