@@ -1,4 +1,4 @@
-"""The commands as functions: fingerprint, plan, preprocess, train, predict, and a `Predictor` for many calls.
+"""The commands as functions: fingerprint, plan, preprocess, train, predict, evaluate, and a `Predictor` for many calls.
 
 Every function takes the three roots as paths, reads and writes the same files as the commands, and raises `OdiffError` for
 what the user can mend. Progress bars go to stderr.
@@ -6,11 +6,13 @@ what the user can mend. Progress bars go to stderr.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from odiff.dataset import Dataset, find_dataset
+from odiff.dataset import Dataset, find_dataset, read_description
 from odiff.experiment_planning.fingerprint import Fingerprint, SeriesFingerprint, fingerprint_dataset
 from odiff.experiment_planning.pipeline import PLANS, PlanningOptions, keep_or_write, make_plan, verified
 from odiff.experiment_planning.preprocess import preprocess_dataset
+from odiff.inference.models import EVALUATION
 from odiff.inference.predict import PredictOutcome, predict_folder
 from odiff.inference.predictor import CaseImages, Diagnosis, Predictor
 from odiff.learning.run import RunSettings
@@ -19,7 +21,7 @@ from odiff.plan import Plan, read_plan
 from odiff.training.device import choose_device, loading_processes
 
 __all__ = [
-    "CaseImages", "Diagnosis", "PlanningOptions", "PredictOutcome", "Predictor", "TrainOptions", "fingerprint", "plan",
+    "CaseImages", "Diagnosis", "PlanningOptions", "PredictOutcome", "Predictor", "TrainOptions", "evaluate", "fingerprint", "plan",
     "predict", "preprocess", "train",
 ]  # fmt: skip
 
@@ -95,6 +97,27 @@ def predict(
     """
     predictor = Predictor(model, device=choose_device(device))
     return predict_folder(predictor, source, target, cases_file=cases_file, save_probabilities=save_probabilities)
+
+
+def evaluate(
+    predictions: Path, references: Path | None, dataset: Path, *, output: Path | None = None,
+    cases_file: Path | None = None, allow_missing: bool = False, processes: int = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """Score predictions, as ``odiff_evaluate -p``; what summary.json holds, files that could not be read among its notes.
+
+    Parameters
+    ----------
+    predictions : what `predict` wrote.
+    references : label files of the same names; None to score diagnoses alone.
+    dataset : a folder with dataset.json and maybe cases.csv.
+    output : takes summary.json, tables and plots; ``predictions/evaluation`` by default.
+    """
+    from odiff.inference.evaluate.references import References
+    from odiff.inference.evaluate.run import EvaluateOptions, evaluate_predictions  # slow to import: plots
+
+    known = References(read_description(dataset), references, cases_file, dataset)
+    options = EvaluateOptions(allow_missing, processes)
+    return evaluate_predictions(predictions, known, output or predictions / EVALUATION, options, lambda _: None)[0]
 
 
 def _verified(

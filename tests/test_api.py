@@ -28,6 +28,10 @@ def test_from_raw_to_predictions_without_a_command(phantom_dataset, tmp_path):
     assert (folder / "diagnosis" / "fold_0" / "checkpoint_final.safetensors").exists()
     found = odiff.api.predict(folder.parent, raw / "Dataset001_Knee" / "imagesTs", tmp_path / "out", device="cpu")
     assert (found.segmented, found.diagnosed) == (2, 2)
+    dataset = raw / "Dataset001_Knee"
+    scores = odiff.api.evaluate(tmp_path / "out", dataset / "labelsTs", dataset, allow_missing=True)
+    assert (scores["segmentation"]["rows"], scores["diagnosis"]["rows"]) == (2, 2)
+    assert (tmp_path / "out" / "evaluation" / "summary.json").exists()
 
 
 def test_mistakes_are_odiff_errors(tmp_path):

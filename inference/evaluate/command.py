@@ -67,10 +67,10 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
     description, folder = find_description(arguments, roots)
     references = References(description, arguments.references, arguments.cases, folder)
     output = arguments.output or arguments.predictions / EVALUATION
-    found = evaluate_predictions(arguments.predictions, references, output, options, sys.stdout.write)
-    for message in found.failed:
+    _, failed = evaluate_predictions(arguments.predictions, references, output, options, sys.stdout.write)
+    for message in failed:
         sys.stderr.write(f"odiff_evaluate: failed: {message}\n")
-    return SOME_FAILED if found.failed else DONE
+    return SOME_FAILED if failed else DONE
 
 
 def check_uses(arguments: argparse.Namespace) -> None:

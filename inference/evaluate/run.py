@@ -11,7 +11,7 @@ from odiff.inference.evaluate.compare import compare_folders
 from odiff.inference.evaluate.conclusion import conclusion
 from odiff.inference.evaluate.cross_validation import Variant, collect_variants, labels_to_clean, read_prepared
 from odiff.inference.evaluate.plots import draw_plots
-from odiff.inference.evaluate.references import Collected, References, collect
+from odiff.inference.evaluate.references import References, collect
 from odiff.inference.evaluate.report import as_csv, as_text, comparison_text
 from odiff.inference.evaluate.summary import REPEATS, SEED, summarise
 from odiff.inference.evaluate.tables import Evaluation, write_tables
@@ -35,8 +35,12 @@ class EvaluateOptions:
 
 def evaluate_predictions(
     predictions: Path, references: References, output: Path, options: EvaluateOptions, say: Say
-) -> Collected:
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Score the predictions of odiff_predict; summary.json, scores.csv, one CSV per task and plots go to `output`.
+
+    Returns
+    -------
+    What summary.json holds, and one message per file that could not be read.
 
     Raises
     ------
@@ -53,7 +57,7 @@ def evaluate_predictions(
     for note in found.notes:
         say(f"note: {note}\n")
     say(as_text(summary) + f"-> {output}\n")
-    return found
+    return summary, found.failed
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, about: dict[str, Any], repeats: int) -> dict[str, Any]:
