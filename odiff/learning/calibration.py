@@ -21,9 +21,9 @@ class StoredCalibration:
     calibration: Calibration
 
 
-def read_calibration(results: ResultsFolder, view: str) -> StoredCalibration | None:
+def read_calibration(results: ResultsFolder, view: str, task: str = "diagnosis") -> StoredCalibration | None:
     """The calibration of a view (or ``fused``); None where there is none."""
-    path = results.path / view / "diagnosis" / CALIBRATION
+    path = results.of_task(view, task) / CALIBRATION
     if not path.exists():
         return None
     content = read_json(path, CheckpointError, "train again, or delete it")

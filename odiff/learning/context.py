@@ -1,10 +1,8 @@
 """What one call of odiff_train works on, read once and checked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from odiff.data.index import PreparedCase, PreparedDataset, read_index
 from odiff.dataset import Split, find_dataset, read_splits
@@ -33,6 +31,10 @@ class Context:
     def prepared(self, view: str) -> Path:
         """The folder of a view's arrays."""
         return self.folder / f"{self.plan.name}_{view}"
+
+    def with_fraction(self, label_fraction: float) -> "Context":
+        """The same, with the results of runs that learn from that share of the labels."""
+        return replace(self, results=replace(self.results, label_fraction=label_fraction))
 
     def view_plan_exists(self, view: str) -> None:
         """Raise a `UsageError` where the plan has no such view."""
@@ -87,19 +89,3 @@ def open_context(preprocessed: Path, results: Path, wanted: str, overrides: Sequ
     if (folder / SPLITS).exists():
         splits = tuple(read_splits(folder / SPLITS, {case.name: case.patient for case in dataset.cases}))
     return Context(folder, plan, dataset, splits, ResultsFolder(results / folder.name / plan.name), results)
-
-
-def label_subset(cases: Sequence[PreparedCase], fraction: float, seed: int) -> tuple[PreparedCase, ...]:
-    """A random share of the patients of `cases`, at least one; the same seed draws nested subsets.
-
-    Raises
-    ------
-    UsageError
-        The fraction is not in (0, 1].
-    """
-    if not 0 < fraction <= 1:
-        raise UsageError(f"--label-fraction {fraction}: must be above 0 and at most 1")
-    patients = sorted({case.patient for case in cases})
-    order = np.random.default_rng([seed, 3]).permutation(len(patients))
-    kept = {patients[i] for i in order[: max(1, round(fraction * len(patients)))]}
-    return tuple(case for case in cases if case.patient in kept)

@@ -20,11 +20,12 @@ from odiff.learning.probes import ProbeResult, choose_features, usual_blocks
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.screening import point_head
 from odiff.learning.segmentation import fine_tuning_rates, parameter_groups
+from odiff.learning.subsets import LabelShare
 from odiff.learning.warm_up import cache_features, warm_up_head
 from odiff.metrics.classification import macro_score
 from odiff.network.backbone import Backbone, build_backbone
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
-from odiff.plan import Plan
+from odiff.plan import Plan, to_plain
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.run_folder import RunFolder
 
@@ -40,7 +41,7 @@ def train_diagnosis(
     folder: Path,
     pretrained: Path | None,
     settings: RunSettings,
-    label_fraction: float,
+    share: LabelShare,
 ) -> RunFolder:
     """Fine-tune one fold, or go on with an interrupted training.
 
@@ -56,7 +57,7 @@ def train_diagnosis(
     if pretrained:
         load_backbone(backbone, pretrained, view_plan)
     meta = describe_run(plan, view, "diagnosis", fold, settings)
-    meta |= {"pretrained": str(pretrained) if pretrained else None, "label_fraction": label_fraction}
+    meta |= {"pretrained": str(pretrained) if pretrained else None, **to_plain(share)}
     run = open_run(folder, meta, settings, keep=("features", "probes"))
     probes = _stored_probes(run) or _probe(context, view, items, training, backbone, pretrained, settings)
     meta |= {
@@ -143,7 +144,8 @@ def validate_diagnosis(
     logits = [
         case_logits(network, prepared, [s.name for s in case.of_view(view)], context.plan, view) for case in cases
     ]
-    return write_scores(run.validation, cases, np.array(logits), context.plan.diagnoses, settings.seed)
+    few = run.read_config().get("not_computable", {})
+    return write_scores(run.validation, cases, np.array(logits), context.plan.diagnoses, settings.seed, few)
 
 
 def _watcher(context: Context, view: str, cases: Sequence[PreparedCase]) -> Validate:

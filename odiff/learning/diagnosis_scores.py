@@ -1,6 +1,6 @@
 """The loss of diagnosis, and predictions.csv and summary.json of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,13 @@ def masked_bce(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def write_scores(
-    folder: Path, cases: Sequence[PreparedCase], logits: np.ndarray, diagnoses: Sequence[str], seed: int
-) -> dict[str, Any]:
-    """Write probabilities and logits (cases, labels) of validation cases, and their scores with intervals."""
+    folder: Path, cases: Sequence[PreparedCase], logits: np.ndarray, diagnoses: Sequence[str], seed: int,
+    not_computable: Mapping[str, str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write probabilities and logits (cases, labels) of validation cases, and their scores with intervals.
+
+    Labels of `not_computable` were learnt from too few patients, which it tells: their scores are null.
+    """
     truth = truth_of(cases, diagnoses)
     table = pd.DataFrame({"case": [case.name for case in cases]})
     for index, name in enumerate(diagnoses):
@@ -35,10 +39,29 @@ def write_scores(
         table[f"{name}_logit"] = logits[:, index].round(5)
     write_text(folder / "predictions.csv", table.to_csv(index=False))
     patients = [case.patient for case in cases]
-    scores = score_labels(diagnoses, truth, expit(logits), patients, np.random.default_rng(seed))
+    scores = scores_but(diagnoses, truth, expit(logits), patients, seed, not_computable or {})
     summary = {"cases": len(cases), "labels": scores}
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def scores_but(
+    diagnoses: Sequence[str], truth: np.ndarray, probability: np.ndarray, patients: Sequence[str], seed: int,
+    not_computable: Mapping[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """`score_labels`, the labels of `not_computable` null and left out of the macro mean, which says over how many it is."""
+    left_out = np.array([name in not_computable for name in diagnoses])
+    scores = score_labels(
+        diagnoses, np.where(left_out, np.nan, truth), probability, patients, np.random.default_rng(seed)
+    )
+    for name, column in zip(diagnoses, truth.T, strict=True):
+        if name in not_computable:
+            known = column[~np.isnan(column)]
+            counts = {"positive": int(known.sum()), "known": len(known)}
+            scores[name] = {**scores[name], **counts, "not_computable": not_computable[name]}
+    scored = sum(scores[name]["auroc"] is not None for name in diagnoses)
+    scores["macro"] |= {"labels": scored, "labels_left_out": len(diagnoses) - scored}
+    return scores
 
 
 def truth_of(cases: Sequence[PreparedCase], diagnoses: Sequence[str]) -> np.ndarray:

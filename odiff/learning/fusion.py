@@ -19,8 +19,10 @@ from odiff.learning.diagnosis_scores import masked_bce, truth_of, write_scores
 from odiff.learning.gates import add_gates, gate_table
 from odiff.learning.inner_logits import inner_logits
 from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.subsets import LabelShare
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import GatedFusion, build_fusion
+from odiff.plan import to_plain
 from odiff.training.loop import LoopSettings, start_state, train
 from odiff.training.optimiser import cosine_rate
 from odiff.training.run_folder import RunFolder
@@ -113,13 +115,13 @@ def train_fusion(
     validation: Sequence[PreparedCase],
     folder: Path,
     settings: RunSettings,
-    label_fraction: float,
+    share: LabelShare,
 ) -> RunFolder:
     """Train the fusion of a fold on the embeddings of its training cases, or, gated, on their inner out-of-fold logits."""
     plan, recipe = context.plan, context.plan.fusion
     networks = view_networks(context, fold, settings)
     meta = describe_run(plan, FUSED, "diagnosis", fold, settings)
-    meta |= {"label_fraction": label_fraction, "fused_views": list(networks), "variant": recipe.variant}
+    meta |= {**to_plain(share), "fused_views": list(networks), "variant": recipe.variant}
     run = open_run(folder, meta, settings)
     torch.manual_seed(settings.seed)
     network = build_fusion(recipe.variant, networks, len(plan.diagnoses))
@@ -164,4 +166,5 @@ def validate_fusion(
         if isinstance(fusion, GatedFusion):
             weights = fusion.gates(fusion.heads(embedded.embedded), embedded.present).numpy()
             add_gates(run.validation, gate_table([case.name for case in kept], diagnoses, fusion.heads.views, weights))
-    return write_scores(run.validation, kept, logits, diagnoses, settings.seed)
+    few = run.read_config().get("not_computable", {})
+    return write_scores(run.validation, kept, logits, diagnoses, settings.seed, few)

@@ -14,21 +14,30 @@ from odiff.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """Fixed names under ``odiff_results/<dataset>/<plan>``."""
+    """Fixed names under ``odiff_results/<dataset>/<plan>``.
+
+    Runs that learn from a share of the labels lie in a folder of their own, so that they never stand for the full model.
+    """
 
     path: Path
+    label_fraction: float = 1.0
 
     def pretrain(self, view: str) -> RunFolder:
         """The diffusion model of a view."""
         return RunFolder(self.path / view / "pretrain")
 
+    def of_task(self, view: str, task: str) -> Path:
+        """The folder of all folds of a task; `view` may be ``fused``."""
+        folder = self.path / view / task
+        return folder if self.label_fraction == 1 else folder / f"fraction_{self.label_fraction:g}"
+
     def task(self, view: str, task: str, fold: str) -> RunFolder:
-        """One fold of a task; `view` may be ``fused``."""
-        return RunFolder(self.path / view / task / f"fold_{fold}")
+        """One fold of a task."""
+        return RunFolder(self.of_task(view, task) / f"fold_{fold}")
 
     def folds(self, view: str, task: str) -> list[str]:
         """The folds of a task that are trained to the end, in order."""
-        folders = sorted((self.path / view / task).glob("fold_*"))
+        folders = sorted(self.of_task(view, task).glob("fold_*"))
         return [
             folder.name[len("fold_") :]
             for folder in folders

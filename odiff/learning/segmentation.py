@@ -14,6 +14,7 @@ from odiff.learning.pretrained import load_backbone
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.segment import build_segmentation, class_values
 from odiff.learning.segmentation_loss import hard_dice_parts, segmentation_loss
+from odiff.learning.subsets import LabelShare
 from odiff.plan import Augmentation, DiagnosisRecipe, Plan, SegmentationRecipe
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.optimiser import Rates, cosine_rate
@@ -34,7 +35,7 @@ class TaskData:
 
 def train_segmentation(
     data: TaskData, plan: Plan, view: str, fold: str, folder: Path, pretrained: Path | None, settings: RunSettings,
-    label_fraction: float = 1.0,
+    share: LabelShare | None = None,
 ) -> RunFolder:  # fmt: skip
     """Fine-tune for the segmentation of `view`, or go on with an interrupted training.
 
@@ -47,7 +48,7 @@ def train_segmentation(
     """
     if not data.train:
         raise DatasetError(
-            f"{plan.dataset}: no {view} series with a mask to train fold {fold} on; put masks into labelsTr"
+            f"{plan.dataset}: no {view} series with a mask to train fold {fold} on{_among(share)}; put masks into labelsTr"
         )
     view_plan, recipe = plan.views[view], plan.segmentation
     torch.manual_seed(settings.seed)
@@ -57,7 +58,8 @@ def train_segmentation(
     meta = describe_run(plan, view, "segmentation", fold, settings)
     meta |= {
         "pretrained": str(pretrained) if pretrained else None,
-        "label_fraction": label_fraction,
+        "label_fraction": share.label_fraction if share else 1.0,
+        "patients": share.patients if share else None,
         "train": list(data.train),
     }
     run = open_run(folder, meta, settings)
@@ -88,6 +90,13 @@ def train_segmentation(
     watch = _watcher(data, plan, view, settings) if data.watch else None
     train(state, loop, run, batches, loss, rates, meta, watch, f"{view} segmentation fold {fold}")
     return run
+
+
+def _among(share: LabelShare | None) -> str:
+    """Whose series were looked at, where they are a share."""
+    if share is None or share.label_fraction == 1:
+        return ""
+    return f" among the {share.patients} patients of --label-fraction {share.label_fraction:g}"
 
 
 def loss_of(logits: Tensor, classes: Tensor, recipe: SegmentationRecipe) -> Tensor:

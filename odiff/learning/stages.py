@@ -6,7 +6,7 @@ from pathlib import Path
 
 from odiff.data.index import PreparedCase
 from odiff.errors import DatasetError, UsageError
-from odiff.learning.context import ALL, FUSED, Context, label_subset, open_context
+from odiff.learning.context import ALL, FUSED, Context, open_context
 from odiff.learning.diagnosis import train_diagnosis, validate_diagnosis
 from odiff.learning.fusion import train_fusion, validate_fusion
 from odiff.learning.oof import collect_out_of_fold
@@ -16,6 +16,7 @@ from odiff.learning.run import RunSettings
 from odiff.learning.segment import load_segmentation
 from odiff.learning.segmentation import TaskData, train_segmentation
 from odiff.learning.segmentation_scores import validate_segmentation
+from odiff.learning.subsets import LabelShare, is_labelled, label_subset, share_of
 from odiff.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def train_view(
     OdiffError
         Anything the user can mend: no plan, no such view or fold, no labels, no pretrained model.
     """
-    context = open_context(preprocessed, results, wanted, overrides)
+    context = open_context(preprocessed, results, wanted, overrides).with_fraction(options.label_fraction)
     context.view_plan_exists(view)
     for task in tasks_of(context, view, options):
         if task == "pretrain":
@@ -106,14 +107,14 @@ def run_segmentation(context: Context, view: str, fold: str, options: TrainOptio
         raise DatasetError(
             f"{context.dataset.name}: dataset.json declares no segmentation.labels, so there is nothing to segment"
         )
-    masked = tuple(c for c in context.cases_of_fold(fold, "train") if any(s.is_masked for s in c.of_view(view)))
-    training = label_subset(masked, options.label_fraction, settings.seed)
+    training = training_cases(context, fold, options.label_fraction, settings.seed)
+    share = share_of(training, options.label_fraction, ())
     watched = _masked_names(context.cases_of_fold(fold, "val"), view)
     data = TaskData(context.prepared(view), _masked_names(training, view), watched)
     run = context.results.task(view, "segmentation", fold)
     if not options.validate_only:
         start = _pretrained(context, view, options)
-        train_segmentation(data, context.plan, view, fold, run.path, start, settings, options.label_fraction)
+        train_segmentation(data, context.plan, view, fold, run.path, start, settings, share)
     if watched and (options.validate_only or not (run.validation / "summary.json").exists()):
         network = load_segmentation(run.checkpoint("final"), context.plan, view, settings.device)
         summary = validate_segmentation(data.prepared, watched, network, context.plan, view, run.validation)
@@ -130,27 +131,47 @@ def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions,
         raise DatasetError(
             f"{context.dataset.name}: dataset.json declares no diagnosis.labels, so there is nothing to diagnose"
         )
-    known = tuple(c for c in context.cases_of_fold(fold, "train") if knows_diagnosis(c) and _has_view(c, view))
-    if not known:
-        raise DatasetError(
-            f"{context.dataset.name}: no {view} case of fold {fold} has a known diagnosis; fill in cases.csv"
-        )
-    training = label_subset(known, options.label_fraction, settings.seed)
+    labelled = training_cases(context, fold, options.label_fraction, settings.seed)
+    training = tuple(c for c in labelled if knows_diagnosis(c) and _has_view(c, view))
+    share = share_of(training, options.label_fraction, context.plan.diagnoses)
+    _check_labels(context, view, fold, share)
     validation = tuple(c for c in context.cases_of_fold(fold, "val") if knows_diagnosis(c) and _has_view(c, view))
     run = context.results.task(view, "diagnosis", fold)
     if not options.validate_only:
         if view == FUSED:
-            train_fusion(context, fold, training, validation, run.path, settings, options.label_fraction)
+            train_fusion(context, fold, training, validation, run.path, settings, share)
         else:
             start = _pretrained(context, view, options)
-            train_diagnosis(
-                context, view, fold, training, validation, run.path, start, settings, options.label_fraction
-            )
+            train_diagnosis(context, view, fold, training, validation, run.path, start, settings, share)
     if validation and (options.validate_only or not (run.validation / "predictions.csv").exists()):
         score = validate_fusion if view == FUSED else validate_diagnosis
         summary = score(context, view, fold, validation, run, settings)
         macro = summary["labels"]["macro"]["auroc"]
         log.info("%s diagnosis fold %s: macro AUROC %s", view, fold, "unknown" if macro is None else f"{macro:.3f}")
+
+
+def training_cases(context: Context, fold: str, fraction: float, seed: int) -> tuple[PreparedCase, ...]:
+    """The labelled training cases of a fold, or of the share of its patients that ``--label-fraction`` picks: the same for every
+    view and task.
+    """
+    labelled = tuple(case for case in context.cases_of_fold(fold, "train") if is_labelled(case))
+    return label_subset(labelled, fraction, seed, context.plan.diagnoses)
+
+
+def _check_labels(context: Context, view: str, fold: str, share: LabelShare) -> None:
+    """Say which diagnoses cannot be told from so few patients; an error where that is all of a share."""
+    of_share = "" if share.label_fraction == 1 else f" among the patients of --label-fraction {share.label_fraction:g}"
+    if not share.patients:
+        raise DatasetError(
+            f"{context.dataset.name}: no {view} case of fold {fold}{of_share} has a known diagnosis; fill in cases.csv"
+        )
+    if of_share and len(share.not_computable) == len(context.plan.diagnoses):
+        name, reason = next(iter(share.not_computable.items()))
+        raise DatasetError(
+            f"{context.dataset.name}: fold {fold}: no diagnosis is computable{of_share}: {name} has {reason}; give a larger share"
+        )
+    for name, reason in share.not_computable.items():
+        log.warning("%s diagnosis fold %s: %s is not computable: %s", view, fold, name, reason)
 
 
 def _has_view(case: PreparedCase, view: str) -> bool:

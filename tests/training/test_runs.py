@@ -111,6 +111,25 @@ def test_a_label_fraction_is_a_share(planned, tmp_path, fraction):
         train_task(planned, tmp_path, "segmentation", label_fraction=fraction)
 
 
+def test_a_share_of_the_labels_has_results_of_its_own_beside_those_of_all(planned, tmp_path):
+    whole = train_task(planned, tmp_path, "segmentation").results
+    part = train_task(planned, tmp_path, "segmentation", label_fraction=0.5).results
+    runs = [results.task("axial", "segmentation", "0") for results in (whole, part)]
+    assert runs[1].path == whole.path / "axial" / "segmentation" / "fraction_0.5" / "fold_0"
+    assert (whole.folds("axial", "segmentation"), part.folds("axial", "segmentation")) == (["0"], ["0"])
+    series, configs = zip(*((set(run.read_config()["train"]), run.read_config()) for run in runs), strict=True)
+    assert series[1] < series[0] and [one["label_fraction"] for one in configs] == [1.0, 0.5]
+    assert configs[1]["patients"] == configs[0]["patients"] // 2
+
+
+def test_a_share_from_which_no_diagnosis_can_be_told_is_refused(planned, tmp_path):
+    with pytest.raises(DatasetError, match=r"no diagnosis is computable.*--label-fraction 0\.5"):
+        train_task(planned, tmp_path, "diagnosis", label_fraction=0.5)
+    with pytest.raises(UsageError, match="that is none; give 0"):
+        train_task(planned, tmp_path, "diagnosis", label_fraction=0.01)
+    assert not list(tmp_path.rglob("config.json"))
+
+
 def test_fold_all_trains_on_every_labelled_case_and_validates_nothing(planned, tmp_path):
     context = train_task(planned, tmp_path, "segmentation", fold="all")
     run = context.results.task("axial", "segmentation", "all")
