@@ -12,6 +12,7 @@ from odiff.phantom.acquisition import SCANNERS, SIZES, SUBSLICES, Scanner, Size,
 from odiff.phantom.atlas import AtlasSource, atlas_shapes
 from odiff.phantom.parts import Anatomy, paint
 from odiff.phantom.shapes import Shape
+from odiff.phantom.table import Cell, draw_table
 
 PHANTOM_VERSION = 1
 # How many studies each of SCANNERS contributes.
@@ -47,15 +48,17 @@ class PhantomSeries:
 
 @dataclass(frozen=True)
 class Study:
-    """All that is known of one phantom patient; series by ``<view>`` or ``<view>_<k>``, None where unknown."""
+    """All that is known of one phantom patient; series by ``<view>`` or ``<view>_<k>``, None where unknown.
+
+    `table` holds the columns of `odiff.phantom.table`, drawn apart from the images.
+    """
 
     series: dict[str, PhantomSeries]
     diagnoses: dict[str, int | None]
     laterality: str | None
     center: str
     field_strength_t: float
-    age: int
-    sex: str
+    table: dict[str, Cell]
 
 
 def make_study(
@@ -80,8 +83,8 @@ def make_study(
     series = {
         view: acquire_view(anatomy, what.labels, view, laterality, SIZES[size], scanner, warp, rng) for view in VIEWS
     }
-    age, sex = int(rng.integers(18, 75)), "FM"[int(rng.integers(2))]
-    study = Study(series, dict(diagnoses), laterality, scanner.center, scanner.field_strength_t, age, sex)
+    table = draw_table(diagnoses, np.random.default_rng([PHANTOM_VERSION, seed, case_index, 2]))
+    study = Study(series, dict(diagnoses), laterality, scanner.center, scanner.field_strength_t, table)
     if not messy:
         return study
     disorder = np.random.default_rng([PHANTOM_VERSION, seed, case_index, 1])

@@ -10,6 +10,7 @@ from odiff.errors import UsageError
 from odiff.geometry import VIEWS, write_volume
 from odiff.phantom.atlas import AtlasSource
 from odiff.phantom.study import JOINTS, PHANTOM_VERSION, Study, given_shapes, make_study
+from odiff.phantom.table import COLUMNS
 from odiff.storage import write_json, write_text
 
 Progress = Callable[[int], None]
@@ -88,7 +89,7 @@ def describe(study: Study) -> dict[str, Any]:
     """The row of cases.csv but for case and patient."""
     return {
         "laterality": study.laterality, "center": study.center, "field_strength_t": study.field_strength_t,
-        "age": study.age, "sex": study.sex, **study.diagnoses,
+        **study.table, **study.diagnoses,
     }  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def dataset_json(joint: str) -> dict[str, Any]:
         "views": list(VIEWS),
         "segmentation": {"labels": JOINTS[joint].labels},
         "diagnosis": {"labels": list(JOINTS[joint].diagnoses)},
-        "tabular": {"age": "continuous", "sex": "categorical"},
+        "tabular": dict(COLUMNS),
         "groups": ["center", "field_strength_t"],
     }
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from odiff.geometry import VIEWS, view_angle_deg
 from odiff.phantom import JOINTS, make_study
+from odiff.phantom.table import COLUMNS, OF_TRAUMA, OF_WEAR, draw_table
 
 
 @pytest.fixture(scope="module", params=sorted(JOINTS))
@@ -63,3 +65,18 @@ def test_messy_cohorts_keep_the_voxels_that_are_there(studies, joint):
         assert all(study.diagnoses[name] in (None, value) for name, value in clean.diagnoses.items())
         for view in set(study.series) & set(VIEWS):
             assert np.array_equal(study.series[view].image.array, clean.series[view].image.array)
+
+
+def test_age_tells_of_wear_injury_of_trauma_and_neither_of_an_effusion(joint):
+    rng = np.random.default_rng(0)
+    names = JOINTS[joint].diagnoses
+    truth = rng.integers(0, 2, (3000, len(names)))
+    rows = [draw_table(dict(zip(names, map(int, one), strict=True)), rng) for one in truth]
+    assert all(set(row) == set(COLUMNS) for row in rows)
+    assert 0.05 < np.mean([row["age"] is None for row in rows]) < 0.15
+    age = np.array([row["age"] or 47 for row in rows])
+    injured = np.array([row["injury"] in ("twist", "fall") for row in rows])
+    for number, name in enumerate(names):
+        by_age, by_injury = (roc_auc_score(truth[:, number], column) for column in (age, injured))
+        assert (by_age > 0.6) == (name in OF_WEAR), name
+        assert (by_injury > 0.55) == (name in OF_TRAUMA), name
