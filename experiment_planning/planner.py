@@ -88,6 +88,7 @@ def plan_dataset(
         diagnoses=description.diagnoses, flip_left_joints=preset.flip_left_joints,
         average_unknown_laterality=fingerprint.has_laterality and preset.flip_left_joints, views=planned, pretrain=preset.pretrain,
         segmentation=preset.segmentation, diagnosis=preset.diagnosis, fusion=preset.fusion, decisions=tuple(decisions),
+        tabular=dict(description.tabular),
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The trained models in a results folder: which there are, and loading them."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from odiff.learning.context import FUSED
 from odiff.learning.diagnose import load_diagnosis, load_fusion
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.segment import load_segmentation
+from odiff.learning.tabular import TabularModel
+from odiff.learning.tabular_stage import TABULAR, load_tabular
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import FusionNetwork
 from odiff.network.segmentation import SegmentationNetwork
@@ -21,6 +24,7 @@ from odiff.plan import Plan, plan_from_plain
 from odiff.storage import file_digest
 from odiff.training.run_folder import RunFolder
 
+log = logging.getLogger(__name__)
 KINDS = ("final", "best")
 TASKS = ("segmentation", "diagnosis")
 EVALUATION = "evaluation"
@@ -28,15 +32,23 @@ EVALUATION = "evaluation"
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which of a folder's models to use; `diagnose_by` is a view or ``fused``, None for all of them, fused where they can be."""
+    """Which of a folder's models to use; `diagnose_by` is a view or ``fused``, None for all of them, fused where they can be.
+
+    `label_fraction` is the share of the labels that they learnt from.
+    """
 
     tasks: tuple[str, ...] = TASKS
     diagnose_by: str | None = None
+    label_fraction: float = 1.0
 
 
 @dataclass(frozen=True)
 class LoadedModels:
-    """Networks by view (and fold), ready to predict; `identity` changes when any of their weights does."""
+    """Networks by view (and fold), ready to predict; `identity` changes when any of their weights does.
+
+    `tabular` holds the late fusion with the case table by fold: of every fold of `fusion`, or of none. `calibration` is by view,
+    and under ``tabular`` that of predictions made with the table.
+    """
 
     folder: Path
     identity: str
@@ -44,6 +56,7 @@ class LoadedModels:
     segmentation: dict[str, list[SegmentationNetwork]]
     diagnosis: dict[str, dict[str, DiagnosisNetwork]]
     fusion: dict[str, FusionNetwork]
+    tabular: dict[str, TabularModel]
     calibration: dict[str, StoredCalibration]
     postprocessing: Kept
 
@@ -61,7 +74,7 @@ def load_models(
         A fold was asked for that no model has.
     """
     wanted = wanted or Wanted()
-    results = ResultsFolder(folder)
+    results = ResultsFolder(folder, wanted.label_fraction)
     plan = find_plan(folder)
     segmentation, diagnosis = {}, {}
     used: list[Path] = []
@@ -86,14 +99,13 @@ def load_models(
         fold: load_fusion(path, len(plan.diagnoses), {v: n[fold] for v, n in diagnosis.items() if fold in n})
         for fold, path in fused.items()
     }
-    calibration = {view: read_calibration(results, view) for view in (*diagnosis, FUSED)}
-    usable = {
-        view: found for view, found in calibration.items() if found and is_calibrated(found, results, view, folds)
-    }
+    tables = tabular_checkpoints(results, tuple(fused))
+    tabular = {fold: load_tabular(path, len(plan.diagnoses)) for fold, path in tables.items()}
+    calibration = usable_calibrations(results, (*diagnosis, FUSED), folds)
     kept = {view: names for view, names in read_postprocessing(folder, plan).items() if view in segmentation}
     decided = [folder / POSTPROCESSING] if any(kept.values()) else []
-    identity = digest_of([*used, *fused.values(), *decided], folder)
-    return LoadedModels(folder, identity, plan, segmentation, diagnosis, fusion, usable, kept)
+    identity = digest_of([*used, *fused.values(), *tables.values(), *decided], folder)
+    return LoadedModels(folder, identity, plan, segmentation, diagnosis, fusion, tabular, calibration, kept)
 
 
 def diagnoses_with(wanted: Wanted, view: str) -> bool:
@@ -120,6 +132,26 @@ def check_found(
         )
 
 
+def tabular_checkpoints(results: ResultsFolder, folds: Sequence[str]) -> dict[str, Path]:
+    """The late fusions of these folds; none where one of them lacks it, because their predictions are averaged."""
+    found = {fold: results.task("fused", TABULAR, fold).checkpoint("final") for fold in folds}
+    missing = [fold for fold, path in found.items() if not path.exists()]
+    if missing and len(missing) < len(found):
+        log.warning(
+            "%s: fold %s has no late fusion, so no table is used", results.of_task("fused", TABULAR), missing[0]
+        )
+    return {} if missing else found
+
+
+def usable_calibrations(
+    results: ResultsFolder, views: Sequence[str], folds: Sequence[str] | None
+) -> dict[str, StoredCalibration]:
+    """The calibrations that hold for these folds."""
+    places = {**{view: (view, "diagnosis") for view in views}, TABULAR: ("fused", TABULAR)}
+    found = {name: read_calibration(results, *place) for name, place in places.items()}
+    return {name: one for name, one in found.items() if one and is_calibrated(one, results, *places[name], folds)}
+
+
 def digest_of(paths: Sequence[Path], folder: Path) -> str:
     """One digest of files and their names below `folder`."""
     whole = hashlib.sha256()
@@ -140,9 +172,11 @@ def trained(results: ResultsFolder, view: str, task: str, folds: Sequence[str] |
     return {fold: results.task(view, task, fold) for fold in folds if fold in found}
 
 
-def is_calibrated(found: StoredCalibration, results: ResultsFolder, view: str, folds: Sequence[str] | None) -> bool:
+def is_calibrated(
+    found: StoredCalibration, results: ResultsFolder, view: str, task: str, folds: Sequence[str] | None
+) -> bool:
     """A calibration holds for the folds it was fitted on, never for a model trained on every case."""
-    used = tuple(trained(results, view, "diagnosis", folds))
+    used = tuple(trained(results, view, task, folds))
     return "all" not in used and set(used) <= set(found.folds)
 
 
@@ -160,7 +194,8 @@ def find_plan(folder: Path) -> Plan:
     CheckpointError
         There is no run at all.
     """
-    configs = sorted(folder.glob("*/*/config.json")) + sorted(folder.glob("*/*/fold_*/config.json"))
+    places = ("*/*", "*/*/fold_*", "*/*/fraction_*/fold_*")
+    configs = [path for place in places for path in sorted(folder.glob(f"{place}/config.json"))]
     for path in configs:
         if ".old-" not in str(path):
             return plan_from_plain(RunFolder(path.parent).read_config()["plan"], str(path))

@@ -18,6 +18,7 @@ from odiff.storage import atomic_path, read_json, write_json, write_text
 log = logging.getLogger(__name__)
 TABLE = "diagnosis.csv"
 SETTINGS = "predict.json"
+ANSWER = {True: "yes", False: "no"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def predict_folder(
     """
     plan = predictor.plan
     series = find_series(source, plan)
-    rows = case_rows(source, cases_file, plan)
+    rows = case_rows(source, cases_file, plan, predictor.table_columns)
     notes = [
         f"view {view}: no trained model, skipped"
         for view in sorted({one.view for one in series} - set(_views(predictor)))
@@ -71,11 +72,13 @@ def predict_folder(
     for case, members in tqdm(sorted(by_case.items()), desc="predict", unit="case"):
         row = rows.get(case)
         laterality = row.laterality if row else None
+        tabular = row.tabular if row else {}
         wanted = [
             one for one in members if predictor.can_segment(one.view) and not _is_done(one, target, save_probabilities)
         ]
         views = [view for view in predictor.models.diagnosis if any(one.view == view for one in members)]
-        needs_diagnosis = bool(views) and done.get(case, {}).get("views") != "+".join(views)
+        answers = {"views": "+".join(views), "tabular": ANSWER[predictor.uses_table(views, tabular)]}
+        needs_diagnosis = bool(views) and {key: done.get(case, {}).get(key) for key in answers} != answers
         if not wanted and not needs_diagnosis:
             counts["skipped"] += 1
             continue
@@ -87,7 +90,7 @@ def predict_folder(
             if needs_diagnosis and one.view in views:
                 kept[one.view] = (*kept.get(one.view, ()), volume)
         if kept:
-            found = predictor.diagnose(CaseImages(kept, laterality))
+            found = predictor.diagnose(CaseImages(kept, laterality, tabular))
             done[case] = table_row(case, found)
             write_table(target / TABLE, done, plan)
             if found.gates:
@@ -149,15 +152,17 @@ def find_series(source: Path, plan: Plan) -> tuple[Series, ...]:
     return series
 
 
-def case_rows(source: Path, cases_file: Path | None, plan: Plan) -> dict[str, CaseRow]:
-    """Laterality and patient of each case, from ``--cases`` or cases.csv in the input folder; empty without."""
+def case_rows(
+    source: Path, cases_file: Path | None, plan: Plan, tabular: dict[str, str] | None = None
+) -> dict[str, CaseRow]:
+    """Laterality, patient and tabular columns of each case, from ``--cases`` or cases.csv in the input folder; empty without."""
     path = cases_file or source / "cases.csv"
     if cases_file and not cases_file.exists():
         raise DatasetError(f"--cases {cases_file}: no such file")
     if not path.exists():
         return {}
     nothing = DatasetDescription(
-        plan.dataset, plan.joint, plan.file_ending, tuple(plan.views), {}, None, False, (), (), {}, ()
+        plan.dataset, plan.joint, plan.file_ending, tuple(plan.views), {}, None, False, (), (), tabular or {}, ()
     )
     return read_case_table(path, nothing, require_labels=False)
 
@@ -193,19 +198,19 @@ def _segment(
 
 def columns(plan: Plan) -> list[str]:
     """Columns of diagnosis.csv."""
-    return ["case", *plan.diagnoses, "views", "calibrated", "laterality_known"]
+    return ["case", *plan.diagnoses, "views", "tabular", "calibrated", "laterality_known"]
 
 
 def table_row(case: str, found: Diagnosis) -> dict[str, str]:
     """One row of diagnosis.csv."""
     probabilities = {name: f"{value:.5f}" for name, value in found.probabilities.items()}
-    answer = {True: "yes", False: "no"}
     return {
         "case": case,
         **probabilities,
         "views": "+".join(found.views),
-        "calibrated": answer[found.is_calibrated],
-        "laterality_known": answer[found.is_laterality_known],
+        "tabular": ANSWER[found.is_tabular],
+        "calibrated": ANSWER[found.is_calibrated],
+        "laterality_known": ANSWER[found.is_laterality_known],
     }
 
 

@@ -1,7 +1,7 @@
 """A loaded model for many calls: arrays or SimpleITK images in, segmentations and probabilities out."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from scipy.special import expit
 
 from odiff.data.preprocessing import PreparedVolume, prepare
 from odiff.data.sliding_window import split_tiles
+from odiff.data.tabular import Row, has_table
 from odiff.errors import CheckpointError
 from odiff.geometry import Volume, image_from_volume, volume_from_image
 from odiff.inference.models import TASKS, LoadedModels, Wanted, load_models
 from odiff.inference.postprocessing import cleaned
 from odiff.learning.diagnose import embed_volume, volume_logits
 from odiff.learning.segment import labels_and_probabilities_on_grid, labels_on_grid, probability_slabs
+from odiff.learning.tabular_stage import TABULAR
 from odiff.network.fusion import GatedFusion
 from odiff.plan import Plan
 
@@ -27,6 +29,7 @@ class Diagnosis:
     """Probabilities of one case by label; `views` took part.
 
     `gates` is what a gated fusion weighed: by view of the model, one weight per label, 0 where the view is missing.
+    `is_tabular` tells whether the case's row of the table took part.
     """
 
     probabilities: dict[str, float]
@@ -34,14 +37,16 @@ class Diagnosis:
     is_calibrated: bool
     is_laterality_known: bool
     gates: dict[str, tuple[float, ...]] | None = None
+    is_tabular: bool = False
 
 
 @dataclass(frozen=True)
 class CaseImages:
-    """One case to diagnose: volumes by view, each view with one or more series."""
+    """One case to diagnose: volumes by view, each view with one or more series, and its row of the table; None is unknown."""
 
     volumes: dict[str, tuple[Volume, ...]]
     laterality: str | None = None
+    tabular: dict[str, float | str | None] = field(default_factory=dict)
 
 
 class Predictor:
@@ -54,6 +59,7 @@ class Predictor:
     checkpoint : ``final`` or ``best``.
     tasks : what to load models for.
     diagnose_by : one view, or ``fused``; by default the fusion where there is one, else the mean of the views.
+    label_fraction : predict with what was trained with ``--label-fraction``.
 
     Raises
     ------
@@ -72,9 +78,10 @@ class Predictor:
         is_mirroring: bool = True,
         tasks: Sequence[str] = TASKS,
         diagnose_by: str | None = None,
+        label_fraction: float = 1.0,
     ) -> None:
         self.device = device or torch.device("cpu")
-        wanted = Wanted(tuple(tasks), diagnose_by)
+        wanted = Wanted(tuple(tasks), diagnose_by, label_fraction)
         self.models: LoadedModels = load_models(Path(model), folds, checkpoint, self.device, wanted)
         self.step_size, self.is_mirroring = step_size, is_mirroring
 
@@ -90,6 +97,16 @@ class Predictor:
     def can_diagnose(self) -> bool:
         """Whether any diagnosis model is loaded."""
         return bool(self.models.diagnosis)
+
+    @property
+    def table_columns(self) -> dict[str, str]:
+        """Columns of the case table that the models read, and whether they are continuous or categorical."""
+        return {name: kind for model in self.models.tabular.values() for name, kind in model.columns.kinds.items()}
+
+    def uses_table(self, views: Sequence[str], row: Row) -> bool:
+        """Whether the row of a case with these views takes part: the models read the table and something of it is known."""
+        known = {name: row.get(name) for name in self.table_columns}
+        return self._uses_fusion(views) and has_table(known)
 
     def segment(self, volume: Volume, view: str, laterality: str | None = None) -> np.ndarray:
         """Label values (z, y, x) on the volume's own grid."""
@@ -157,7 +174,9 @@ class Predictor:
         gates = {
             view: tuple(np.mean([one[view] for one in weighed], axis=0).tolist()) for view in next(iter(weighed), {})
         }
-        calibration = self.models.calibration.get("fused" if self._uses_fusion(views) else views[0])
+        is_tabular = self.uses_table(views, case.tabular)
+        image_model = "fused" if self._uses_fusion(views) else views[0]
+        calibration = self.models.calibration.get(TABULAR if is_tabular else image_model)
         probabilities = calibration.calibration.apply(logits[None])[0] if calibration else expit(logits)
         return Diagnosis(
             dict(zip(self.plan.diagnoses, map(float, probabilities), strict=True)),
@@ -165,6 +184,7 @@ class Predictor:
             calibration is not None,
             case.laterality is not None,
             gates or None,
+            is_tabular,
         )
 
     def _uses_fusion(self, views: Sequence[str]) -> bool:
@@ -176,7 +196,7 @@ class Predictor:
         """Logits (labels,), and what a gate weighed."""
         prepared = {v: [self._prepare(one, v, laterality).image for one in case.volumes[v]] for v in views}
         if self._uses_fusion(views):
-            fused = [self._fused(fold, prepared) for fold in self.models.fusion]
+            fused = [self._fused(fold, prepared, case.tabular) for fold in self.models.fusion]
             gates = [one for _, one in fused if one]
             mean = {view: np.mean([one[view] for one in gates], axis=0) for view in next(iter(gates), {})}
             return np.mean([one for one, _ in fused], axis=0), mean or None
@@ -192,7 +212,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _fused(
-        self, fold: str, prepared: dict[str, list[np.ndarray]]
+        self, fold: str, prepared: dict[str, list[np.ndarray]], row: Row
     ) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
         fusion = self.models.fusion[fold]
         embedded, present = {}, torch.zeros((1, len(fusion.heads.views)), dtype=torch.bool)
@@ -210,4 +230,6 @@ class Predictor:
         if isinstance(fusion, GatedFusion):
             weights = fusion.gates(fusion.heads(embedded), present)[0].numpy()
             gates = {view: weights[:, number] for number, view in enumerate(fusion.heads.views)}
-        return fusion(embedded, present)[0].numpy(), gates
+        logits = fusion(embedded, present).numpy()
+        table = self.models.tabular.get(fold)
+        return (table.mix(logits, [row]) if table else logits)[0], gates

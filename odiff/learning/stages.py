@@ -17,6 +17,7 @@ from odiff.learning.segment import load_segmentation
 from odiff.learning.segmentation import TaskData, train_segmentation
 from odiff.learning.segmentation_scores import validate_segmentation
 from odiff.learning.subsets import LabelShare, is_labelled, label_subset, share_of
+from odiff.learning.tabular_stage import TABULAR, run_tabular, uses_table
 from odiff.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ def train_view(
                 TASK[task](context, view, fold, options, settings)
             if task == "diagnosis" and options.fold != ALL:
                 collect_out_of_fold(context, view)
+                if view == FUSED and uses_table(context.plan):
+                    collect_out_of_fold(context, view, TABULAR)
     return context
 
 
@@ -148,6 +151,8 @@ def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions,
         summary = score(context, view, fold, validation, run, settings)
         macro = summary["labels"]["macro"]["auroc"]
         log.info("%s diagnosis fold %s: macro AUROC %s", view, fold, "unknown" if macro is None else f"{macro:.3f}")
+    if view == FUSED and uses_table(context.plan):
+        run_tabular(context, fold, training, validation, settings, share, options.validate_only)
 
 
 def training_cases(context: Context, fold: str, fraction: float, seed: int) -> tuple[PreparedCase, ...]:

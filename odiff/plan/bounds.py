@@ -15,6 +15,7 @@ ARCHITECTURES = ("unet", "paper")
 RATES = ("cosine", "constant")
 HEADS = ("decoder", "transposed")
 CLASS_WEIGHTINGS = ("inverse_sqrt", "none")
+COLUMNS = ("continuous", "categorical")
 POOLINGS = ("attention", "selfattn", "local", "none")
 
 
@@ -30,6 +31,10 @@ def check_plan(plan: Plan, where: str) -> None:
         _at_least(where, f"{name}.steps", recipe.steps, 1)
         _above(where, f"{name}.learning_rate", recipe.learning_rate, 0)
     _one_of(where, "fusion.variant", plan.fusion.variant, FUSIONS)
+    _at_least(where, "fusion.tabular_steps", plan.fusion.tabular_steps, 1)
+    _above(where, "fusion.tabular_rate", plan.fusion.tabular_rate, 0)
+    for column, kind in plan.tabular.items():
+        _one_of(where, f"tabular.{column}", kind, COLUMNS)
     _one_of(where, "pretrain.rate", plan.pretrain.rate, RATES)
     _at_least(where, "pretrain.ema_every", plan.pretrain.ema_every, 1)
     _one_of(where, "segmentation.head", plan.segmentation.head, HEADS)

@@ -1,6 +1,6 @@
 """What a plan holds: all numbers of a run and the reason of each, no behaviour, no environment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -172,17 +172,20 @@ class DiagnosisRecipe:
 
 @dataclass(frozen=True)
 class FusionRecipe:
-    """How the views of a case are joined."""
+    """How the views of a case are joined, and, where `tabular`, the columns of the case table that the dataset declares."""
 
     variant: str
     steps: int
     learning_rate: float
     weight_decay: float
+    tabular: bool = True
+    tabular_steps: int = 150
+    tabular_rate: float = 0.003
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The effective plan of one dataset, as plans.json holds it."""
+    """The effective plan of one dataset, as plans.json holds it; `tabular` maps columns to continuous or categorical."""
 
     schema_version: int
     name: str
@@ -204,3 +207,4 @@ class Plan:
     diagnosis: DiagnosisRecipe
     fusion: FusionRecipe
     decisions: tuple[Decision, ...]
+    tabular: dict[str, str] = field(default_factory=dict)

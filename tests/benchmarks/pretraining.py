@@ -53,7 +53,7 @@ def main() -> None:
         for pretrained in arguments.starts:
             results = trained(arguments.demo, pretrained, fraction, arguments.seed)
             context = open_context(arguments.demo / "preprocessed", results, "1")
-            predictor, out = Predictor(context.results.path), results / "predictions"
+            predictor, out = Predictor(context.results.path, label_fraction=fraction), results / "predictions"
             predict_folder(predictor, test / "imagesTs", out, cases_file=test / "cases.csv")
             dice = dice_scores(context, held_out, out, arguments.seed)
             auroc, _ = auroc_scores(context, held_out, predictor, out, table, arguments.seed)
