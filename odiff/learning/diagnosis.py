@@ -15,12 +15,12 @@ from odiff.learning.diagnose import build_diagnosis, embed_volume, load_diagnosi
 from odiff.learning.diagnosis_data import items_of, prior_logits, targets_of
 from odiff.learning.diagnosis_scores import masked_bce, write_scores
 from odiff.learning.features import noised, step_noise
-from odiff.learning.pretrained import load_backbone
 from odiff.learning.probes import ProbeResult, choose_features, usual_blocks
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.screening import point_head
 from odiff.learning.segmentation import fine_tuning_rates, parameter_groups
 from odiff.learning.subsets import LabelShare
+from odiff.learning.transfer import load_backbone, log_transfer, with_head
 from odiff.learning.warm_up import cache_features, warm_up_head
 from odiff.metrics.classification import macro_score
 from odiff.network.backbone import Backbone, build_backbone
@@ -54,18 +54,20 @@ def train_diagnosis(
     items = items_of(training, view, plan.diagnoses)
     torch.manual_seed(settings.seed)
     backbone = build_backbone(view_plan.network)
-    if pretrained:
-        load_backbone(backbone, pretrained, view_plan)
+    taken = load_backbone(backbone, pretrained, view_plan) if pretrained else None
     meta = describe_run(plan, view, "diagnosis", fold, settings)
     meta |= {"pretrained": str(pretrained) if pretrained else None, **to_plain(share)}
     run = open_run(folder, meta, settings, keep=("features", "probes"))
     probes = _stored_probes(run) or _probe(context, view, items, training, backbone, pretrained, settings)
+    network = build_diagnosis(plan, view, probes.choice, recipe.dropout)
+    transfer = with_head(taken, network) if taken else None
     meta |= {
         "features": {"time_step": probes.choice.time_step, "blocks": list(probes.choice.blocks)},
         "probes": probes.scores,
+        "transfer": to_plain(transfer),
     }
     run.write_config(meta)
-    network = build_diagnosis(plan, view, probes.choice, recipe.dropout)
+    log_transfer(transfer, f"{view} diagnosis fold {fold}")
     network.backbone.load_state_dict(backbone.state_dict())
     with torch.no_grad():
         network.head.bias.copy_(prior_logits(items))

@@ -15,9 +15,9 @@ from odiff.data.index import PreparedCase
 from odiff.learning.context import Context
 from odiff.learning.diagnose import build_diagnosis
 from odiff.learning.diagnosis_data import items_of, prior_logits
-from odiff.learning.pretrained import load_backbone
 from odiff.learning.run import RunSettings
 from odiff.learning.screening import point_head
+from odiff.learning.transfer import load_backbone
 from odiff.learning.warm_up import CachedFeatures, cache_features, head_logits, warm_up_head
 from odiff.network.diagnosis import FeatureChoice
 

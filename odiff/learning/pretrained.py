@@ -3,12 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from odiff.errors import CheckpointError, UsageError
-from odiff.learning.run import check_network
-from odiff.plan import ViewPlan
-from odiff.training.checkpoint import Checkpoint, load_weights, read_checkpoint
 from odiff.training.run_folder import RunFolder
 
 
@@ -92,25 +87,3 @@ def _of_dataset(wanted: str, plan_name: str, results_root: Path | None, view: st
     raise UsageError(
         f"--pretrained {wanted}: neither auto, none, a checkpoint, nor a dataset with results (there are: {known})"
     )
-
-
-def load_backbone(backbone: nn.Module, path: Path, planned: ViewPlan) -> Checkpoint:
-    """Load the averaged pretrained weights into a U-Net, strictly.
-
-    Raises
-    ------
-    CheckpointError
-        The file is not a pretrained model, or is one of another network, view frame or normalisation.
-    """
-    checkpoint = read_checkpoint(path)
-    if checkpoint.meta.get("task") != "pretrain":
-        raise CheckpointError(
-            f"{path}: is a {checkpoint.meta.get('task')} model, not a pretrained one; give the one in pretrain/"
-        )
-    if checkpoint.meta["view"] != planned.view:
-        raise CheckpointError(
-            f"{path}: was pretrained on {checkpoint.meta['view']} volumes, the view is {planned.view}"
-        )
-    check_network(checkpoint, planned)
-    load_weights(backbone, checkpoint.part("weights."), str(path))
-    return checkpoint

@@ -9,7 +9,6 @@ import torch
 from odiff import __version__
 from odiff.errors import CheckpointError
 from odiff.plan import Plan, ViewPlan, from_plain, to_plain
-from odiff.training.checkpoint import Checkpoint
 from odiff.training.precision import precision_of
 from odiff.training.run_folder import RunFolder
 
@@ -94,19 +93,4 @@ def check_fit(trained: ViewPlan, planned: ViewPlan, where: str, advice: str) -> 
             raise CheckpointError(
                 f"{where}: was trained with {field} {to_plain(getattr(trained, field))}, the plan of view {planned.view} has "
                 f"{to_plain(getattr(planned, field))}; {advice}"
-            )
-
-
-def check_network(checkpoint: Checkpoint, planned: ViewPlan) -> None:
-    """Raise a `CheckpointError` unless the checkpoint's network and normalisation are the planned ones.
-
-    Spacing may differ: weights pretrained on another dataset load whole into a plan made with ``--like``.
-    """
-    view = checkpoint.meta["view"]
-    trained = plan_of_view(checkpoint.meta, view)
-    for field in ("network", "normalisation"):
-        if getattr(trained, field) != getattr(planned, field):
-            raise CheckpointError(
-                f"{checkpoint.path}: its {field} is {to_plain(getattr(trained, field))}, the plan has "
-                f"{to_plain(getattr(planned, field))}; plan this dataset with odiff_plan_and_preprocess --like DATASET"
             )

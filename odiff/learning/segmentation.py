@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from odiff.data.batches import BatchSource, SegmentationBatches
 from odiff.errors import DatasetError
 from odiff.learning.features import noised, step_noise
-from odiff.learning.pretrained import load_backbone
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.segment import build_segmentation, class_values
 from odiff.learning.segmentation_loss import hard_dice_parts, segmentation_loss
 from odiff.learning.subsets import LabelShare
-from odiff.plan import Augmentation, DiagnosisRecipe, Plan, SegmentationRecipe
+from odiff.learning.transfer import load_backbone, log_transfer, with_head
+from odiff.plan import Augmentation, DiagnosisRecipe, Plan, SegmentationRecipe, to_plain
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.optimiser import Rates, cosine_rate
 from odiff.training.precision import autocast
@@ -53,16 +53,17 @@ def train_segmentation(
     view_plan, recipe = plan.views[view], plan.segmentation
     torch.manual_seed(settings.seed)
     network = build_segmentation(plan, view)
-    if pretrained:
-        load_backbone(network.backbone, pretrained, view_plan)
+    transfer = with_head(load_backbone(network.backbone, pretrained, view_plan), network) if pretrained else None
     meta = describe_run(plan, view, "segmentation", fold, settings)
     meta |= {
         "pretrained": str(pretrained) if pretrained else None,
         "label_fraction": share.label_fraction if share else 1.0,
         "patients": share.patients if share else None,
         "train": list(data.train),
+        "transfer": to_plain(transfer),
     }
     run = open_run(folder, meta, settings)
+    log_transfer(transfer, f"{view} segmentation fold {fold}")
     loop = LoopSettings(
         steps=recipe.steps, accumulate=view_plan.accumulate, gradient_clip=recipe.gradient_clip,
         weight_decay=recipe.weight_decay, ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every,

@@ -1,6 +1,6 @@
 """The network that a plan names, and the blocks that can be read from it; nothing else needs to know architectures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from odiff.network.blocks import Block
@@ -58,3 +58,10 @@ def parameters_behind(plan: NetworkPlan, last: str) -> tuple[str, ...]:
     names = list(blocks)
     behind = names[names.index(last) + 1 :]
     return ("out.", *(prefix for name in behind for prefix in blocks[name].parameters))
+
+
+def encoder_tensors(plan: NetworkPlan, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the backbone's tensors that the blocks down to the middle need."""
+    middle = [name for name in block_names(plan) if name.startswith("mid")][-1]
+    behind = parameters_behind(plan, middle)
+    return tuple(name for name in names if not name.startswith(behind))
