@@ -23,6 +23,7 @@ from odiff.training.checkpoint import read_checkpoint, save_checkpoint
 
 FEW = (
     "diagnosis.steps=1", "diagnosis.head_steps=2", "fusion.steps=1", "fusion.tabular_steps=20", "fusion.variant=gated",
+    "fusion.tabular=true",
 )  # fmt: skip
 SETTINGS = RunSettings(0, torch.device("cpu"), 0)
 COLUMNS = {"age": "continuous", "sex": "categorical", "injury": "categorical"}
