@@ -20,7 +20,11 @@ setup(
     python_requires=">=3.10",
     packages=packages,
     package_dir={"odiff": "odiff", **{f"odiff.{name}": name for name in OUTER}},
-    package_data={"odiff.plans": ["*.json"], "odiff": ["py.typed"]},
+    package_data={
+        "odiff.plans": ["*.json"],
+        "odiff.experiment_planning": ["templates/*.json"],
+        "odiff": ["py.typed"],
+    },
     install_requires=[
         "torch>=2.4,!=2.9.*",
         "SimpleITK>=2.3",

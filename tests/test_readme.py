@@ -37,7 +37,7 @@ COMMANDS = sorted(
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_of_the_readme_parses(line):
-    name, *arguments = shlex.split(line.replace("DATASET VIEW", "1 axial").replace(" VIEW", " axial"))
+    name, *arguments = shlex.split(line.split(" > ")[0].replace("DATASET VIEW", "1 axial").replace(" VIEW", " axial"))
     importlib.import_module(MODULES[name])._parser().parse_args(arguments)
 
 

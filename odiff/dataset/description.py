@@ -10,7 +10,7 @@ from odiff.plan.parse import closest, convert
 from odiff.storage import read_json
 
 DESCRIPTION = "dataset.json"
-ADVICE = "write one, or start from a template (docs/dataset.md)"
+ADVICE = "write one, or start from a template: odiff_verify_dataset --template knee > dataset.json"
 TABULAR = ("continuous", "categorical")
 TOP = ("name", "joint", "file_ending", "views", "segmentation", "diagnosis", "tabular", "groups", "cases")
 SEGMENTATION = ("labels", "ignore_label", "sparse_slices", "left_right", "cartilage")
