@@ -4,7 +4,7 @@ from odiff.dataset.case_table import CaseRow, default_rows, read_case_table, sca
 from odiff.dataset.description import DatasetDescription, ListedFile, parse_description, read_description
 from odiff.dataset.loading import Case, Dataset, find_dataset, join_case, load_dataset
 from odiff.dataset.series import Series, dataset_series, list_series, parse_name
-from odiff.dataset.splits import Split, make_splits, read_splits
+from odiff.dataset.splits import Split, check_splits, make_splits, read_splits
 
 __all__ = [
     "Case",
@@ -14,6 +14,7 @@ __all__ = [
     "ListedFile",
     "Series",
     "Split",
+    "check_splits",
     "dataset_series",
     "default_rows",
     "find_dataset",

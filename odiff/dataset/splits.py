@@ -83,12 +83,17 @@ def read_splits(path: Path, patient_of: dict[str, str]) -> list[Split]:
         Broken JSON or another format, an unknown case, or a patient on both sides of a split.
     """
     content = read_json(path, DatasetError, "delete it to have new splits made")
+    return check_splits(content, str(path), patient_of)
+
+
+def check_splits(content: Any, where: str, patient_of: dict[str, str]) -> list[Split]:
+    """What `json.load` gave as splits; raises as `read_splits` does, messages start with `where`."""
     if not isinstance(content, list) or not content or not all(_is_split(split) for split in content):
         raise DatasetError(
-            f'{path}: expected a list of {{"train": [cases], "val": [cases]}}; delete it to have new splits made'
+            f'{where}: expected a list of {{"train": [cases], "val": [cases]}}; delete it to have new splits made'
         )
     for number, split in enumerate(content):
-        _check_split(path, number, split, patient_of)
+        _check_split(where, number, split, patient_of)
     return content
 
 
@@ -100,15 +105,15 @@ def _is_split(split: Any) -> bool:
     )
 
 
-def _check_split(path: Path, number: int, split: Split, patient_of: dict[str, str]) -> None:
+def _check_split(where: str, number: int, split: Split, patient_of: dict[str, str]) -> None:
     for part, cases in split.items():
         for case in cases:
             if case not in patient_of:
                 raise DatasetError(
-                    f"{path}: fold {number}, {part}: case {case!r} is not in the dataset; remove it or add its images"
+                    f"{where}: fold {number}, {part}: case {case!r} is not in the dataset; remove it or add its images"
                 )
     both = {patient_of[case] for case in split["train"]} & {patient_of[case] for case in split["val"]}
     if both:
         raise DatasetError(
-            f"{path}: fold {number}: patient {min(both)!r} is in train and in val; keep all cases of a patient on one side"
+            f"{where}: fold {number}: patient {min(both)!r} is in train and in val; keep all cases of a patient on one side"
         )
