@@ -48,6 +48,7 @@ setup(
         "console_scripts": [
             "odiff_verify_dataset=odiff.experiment_planning.verify_command:main",
             "odiff_plan_and_preprocess=odiff.experiment_planning.command:main",
+            "odiff_convert_nnunet=odiff.experiment_planning.nnunet.command:main",
             "odiff_train=odiff.cli.train:main",
             "odiff_predict=odiff.inference.command:main",
             "odiff_evaluate=odiff.inference.evaluate.command:main",

@@ -15,6 +15,8 @@ MODULES = {
     "odiff_train": "odiff.cli.train",
     "odiff_predict": "odiff.inference.command",
     "odiff_evaluate": "odiff.inference.evaluate.command",
+    "odiff_convert_nnunet": "odiff.experiment_planning.nnunet.command",
+    "odiff_import_weights": "odiff.inference.import_command",
     "odiff_demo": "odiff.inference.demo.command",
 }
 
@@ -42,7 +44,7 @@ def test_every_command_of_the_readme_parses(line):
 
 
 def test_the_readme_names_every_command():
-    assert set(MODULES) == set(re.findall(r"\bodiff_(?:verify|plan|train|predict|evaluate|demo)\w*", README))
+    assert set(MODULES) == set(re.findall(r"\bodiff_(?:verify|plan|train|predict|evaluate|demo|convert|import)\w*", README))
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))

@@ -1,0 +1,1 @@
+"""Datasets and folds in nnU-Net's folder format, and back."""
