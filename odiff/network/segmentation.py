@@ -90,6 +90,7 @@ class SegmentationNetwork(nn.Module):
     def __init__(self, plan: NetworkPlan, classes: int, head: str = "decoder") -> None:
         """`head` is one of `HEADS`."""
         super().__init__()
+        self.classes = classes
         self.backbone = build_backbone(plan)
         self.head = HEADS[head](plan, classes)
         self.block = read_block(plan, head)

@@ -55,10 +55,15 @@ def moving_average(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """average <- d average + (1 - d) network, d = min(decay, (1 + step) / (10 + step)) so that short runs count too."""
+    """average <- d average + (1 - d) network, d = min(decay, (1 + step) / (10 + step)) so that short runs count too.
+
+    Buffers, the running statistics of a batch norm, are averages already and are taken over.
+    """
     now = min(decay, (1 + step) / (10 + step))
     own: list[Tensor] = list(average.parameters())
     torch._foreach_lerp_(own, list(network.parameters()), 1 - now)
+    for kept, new in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(new)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
