@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from odiff.network.shallow import with_margin, without_margin
+
 
 def norm_silu_conv(
     x: Tensor, norm: nn.GroupNorm, conv: nn.Conv3d, scale: Tensor | None = None, shift: Tensor | None = None
@@ -56,10 +58,12 @@ class _NormSiluConv(torch.autograd.Function):
             active = _activated(given, ctx.norm).to(ctx.dtype)
         needs = ctx.needs_input_grad
         conv = ctx.conv
-        to_active, to_weight, to_bias = torch.ops.aten.convolution_backward(
-            gradient, active.detach(), weight.to(ctx.dtype), [weight.shape[0]], conv.stride, conv.padding, conv.dilation,
+        seen, padding = with_margin(active.detach(), conv)
+        to_seen, to_weight, to_bias = torch.ops.aten.convolution_backward(
+            gradient, seen, weight.to(ctx.dtype), [weight.shape[0]], conv.stride, padding, conv.dilation,
             False, [0, 0, 0], conv.groups, [any(needs[:5]), needs[5], ctx.has_bias and needs[6]],
         )  # fmt: skip
+        to_active = without_margin(to_seen, active)
         found: list[Tensor | None] = [None] * 5
         wanted = [number for number, one in enumerate(given) if one is not None and needs[number]]
         if wanted:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odiff.network.fused import norm_silu_conv
+from odiff.network.shallow import with_margin
 from odiff.plan.schema import Triple
 
 SLOW_BELOW = 20480
@@ -43,11 +44,11 @@ class Convolution(nn.Conv3d):
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not _takes_slow_path(x):
-            return super()._conv_forward(x, weight, bias)
-        return torch.mkldnn_convolution(
-            x, weight, bias, [k // 2 for k in self.kernel_size], self.stride, self.dilation, self.groups
-        )
+        is_slow = _takes_slow_path(x)
+        x, padding = with_margin(x, self)
+        if not is_slow:
+            return F.conv3d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return torch.mkldnn_convolution(x, weight, bias, padding, self.stride, self.dilation, self.groups)
 
 
 def _takes_slow_path(x: Tensor) -> bool:
