@@ -14,12 +14,11 @@ from odiff.learning.calibration import StoredCalibration, read_calibration
 from odiff.learning.context import FUSED
 from odiff.learning.diagnose import load_diagnosis, load_fusion
 from odiff.learning.pretrained import ResultsFolder
-from odiff.learning.segment import load_segmentation
+from odiff.learning.segment import Segmenter, load_segmentation
 from odiff.learning.tabular import TabularModel
 from odiff.learning.tabular_stage import TABULAR, load_tabular
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import FusionNetwork
-from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Plan, plan_from_plain
 from odiff.storage import file_digest
 from odiff.training.run_folder import RunFolder
@@ -53,7 +52,7 @@ class LoadedModels:
     folder: Path
     identity: str
     plan: Plan
-    segmentation: dict[str, list[SegmentationNetwork]]
+    segmentation: dict[str, list[Segmenter]]
     diagnosis: dict[str, dict[str, DiagnosisNetwork]]
     fusion: dict[str, FusionNetwork]
     tabular: dict[str, TabularModel]

@@ -9,6 +9,7 @@ from odiff.geometry import VIEWS
 from odiff.learning.context import FUSED, TASKS
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
+from odiff.network.baselines import BASELINES
 from odiff.training.device import choose_device, loading_processes, use_cores
 from odiff.training.precision import AUTO, NAMES, fix_precision
 
@@ -46,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--label-fraction", type=float, default=1.0, metavar="F", help="train on this share of labelled patients"
     )
+    result.add_argument(
+        "--baseline",
+        choices=BASELINES,
+        help="train this network of MONAI from scratch instead; results go to PLAN_BASELINE",
+    )
     result.add_argument("--validate-only", action="store_true", help="predict and score the validation cases again")
     result.add_argument("--restart", action="store_true", help="move an earlier run aside and start anew")
     add_roots(result, "preprocessed", "results")
@@ -57,8 +63,9 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
     fix_precision(arguments.precision, device)
     use_cores(arguments.threads)
     options = TrainOptions(
-        arguments.task, arguments.fold, arguments.pretrained, arguments.label_fraction, arguments.validate_only
-    )
+        arguments.task, arguments.fold, arguments.pretrained, arguments.label_fraction, arguments.validate_only,
+        arguments.baseline,
+    )  # fmt: skip
     settings = RunSettings(arguments.seed, device, loading_processes(device, arguments.workers), arguments.restart)
     context = train_view(
         roots.need("preprocessed"),

@@ -8,6 +8,7 @@ from odiff.data.index import PreparedCase, PreparedDataset, read_index
 from odiff.dataset import Split, find_dataset, read_splits
 from odiff.errors import DatasetError, PlanError, UsageError
 from odiff.learning.pretrained import ResultsFolder
+from odiff.network.baselines import with_baseline
 from odiff.plan import Plan, read_plan
 from odiff.plan.parse import closest
 
@@ -69,8 +70,14 @@ class Context:
         return [wanted]
 
 
-def open_context(preprocessed: Path, results: Path, wanted: str, overrides: Sequence[str] = ()) -> Context:
+def open_context(
+    preprocessed: Path, results: Path, wanted: str, overrides: Sequence[str] = (), baseline: str | None = None
+) -> Context:
     """Read plan, index and splits of a dataset.
+
+    Parameters
+    ----------
+    baseline : a network of `odiff.network.baselines` in place of the plan's; its results go to ``<plan>_<baseline>``.
 
     Raises
     ------
@@ -88,4 +95,6 @@ def open_context(preprocessed: Path, results: Path, wanted: str, overrides: Sequ
     splits: tuple[Split, ...] = ()
     if (folder / SPLITS).exists():
         splits = tuple(read_splits(folder / SPLITS, {case.name: case.patient for case in dataset.cases}))
-    return Context(folder, plan, dataset, splits, ResultsFolder(results / folder.name / plan.name), results)
+    name = plan.name if baseline is None else f"{plan.name}_{baseline}"
+    used = plan if baseline is None else with_baseline(plan, baseline)
+    return Context(folder, used, dataset, splits, ResultsFolder(results / folder.name / name), results)

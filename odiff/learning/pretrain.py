@@ -15,7 +15,7 @@ from odiff.learning.diagnosis_data import items_of
 from odiff.learning.probes import logged_probe
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.samples import draw_rows, generate
-from odiff.network.backbone import Backbone, build_backbone
+from odiff.network.backbone import Backbone, build_diffusion
 from odiff.plan import Plan, ViewPlan
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.optimiser import RATE
@@ -68,7 +68,7 @@ def pretrain(
         )
     view_plan, recipe = plan.views[view], plan.pretrain
     torch.manual_seed(settings.seed)
-    network = build_backbone(view_plan.network)
+    network = build_diffusion(view_plan.network)
     loop = LoopSettings(
         steps=recipe.steps, accumulate=view_plan.accumulate, gradient_clip=recipe.gradient_clip,
         weight_decay=recipe.weight_decay, ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every,

@@ -10,7 +10,7 @@ from torch import Tensor
 from odiff.errors import CheckpointError, UsageError
 from odiff.learning.loading import trained_network
 from odiff.learning.run import plan_of_view
-from odiff.network.backbone import Backbone, block_names, build_backbone
+from odiff.network.backbone import DiffusionNetwork, block_names, build_diffusion
 from odiff.plan import ViewPlan
 from odiff.plan.parse import closest
 from odiff.training.checkpoint import read_checkpoint
@@ -23,7 +23,7 @@ FINAL = "final"
 class PretrainedModel:
     """The averaged network of a pretraining, and the plan of the view it was trained on."""
 
-    network: Backbone
+    network: DiffusionNetwork
     plan: ViewPlan
 
     @property
@@ -91,5 +91,5 @@ def load_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> P
     if checkpoint.meta.get("task") != "pretrain":
         raise CheckpointError(f"{checkpoint.path}: is a {checkpoint.meta.get('task')} model, not a pretrained one")
     plan = plan_of_view(checkpoint.meta, checkpoint.meta["view"])
-    network = trained_network(lambda: build_backbone(plan.network), checkpoint, torch.device(device))
+    network = trained_network(lambda: build_diffusion(plan.network), checkpoint, torch.device(device))
     return PretrainedModel(network, plan)

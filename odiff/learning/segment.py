@@ -12,12 +12,14 @@ from odiff.data.restoring import restore_all, restore_labels
 from odiff.data.sliding_window import sliding_slabs
 from odiff.learning.features import noised
 from odiff.learning.loading import trained_network
+from odiff.network.baselines import BASELINES, BaselineSegmentation
 from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Plan, ViewPlan
 from odiff.training.checkpoint import read_checkpoint
 from odiff.training.precision import autocast
 
 MAY_GROW = 1.25
+Segmenter = SegmentationNetwork | BaselineSegmentation
 
 
 def class_values(plan: Plan) -> tuple[int, ...]:
@@ -25,19 +27,22 @@ def class_values(plan: Plan) -> tuple[int, ...]:
     return (plan.labels["background"], *sorted(value for name, value in plan.labels.items() if name != "background"))
 
 
-def build_segmentation(plan: Plan, view: str) -> SegmentationNetwork:
+def build_segmentation(plan: Plan, view: str) -> Segmenter:
     """The network of a view, with random weights."""
-    return SegmentationNetwork(plan.views[view].network, len(class_values(plan)), plan.segmentation.head)
+    view_plan, classes = plan.views[view], len(class_values(plan))
+    if view_plan.network.architecture in BASELINES:
+        return BaselineSegmentation(view_plan.network, view_plan.patch_zyx, classes)
+    return SegmentationNetwork(view_plan.network, classes, plan.segmentation.head)
 
 
-def load_segmentation(path: Path, plan: Plan, view: str, device: torch.device) -> SegmentationNetwork:
+def load_segmentation(path: Path, plan: Plan, view: str, device: torch.device) -> Segmenter:
     """A trained segmentation network, ready to predict."""
     return trained_network(lambda: build_segmentation(plan, view), read_checkpoint(path), device, is_compact=True)
 
 
 @torch.inference_mode()
 def probability_slabs(
-    networks: Sequence[SegmentationNetwork],
+    networks: Sequence[Segmenter],
     image: np.ndarray,
     plan: Plan,
     view: str,
@@ -73,7 +78,13 @@ def probability_slabs(
 
 
 def fitted_tile(shape_zyx: Sequence[int], plan: ViewPlan) -> list[int]:
-    """The patch, made longer where that spares a second tile: along each axis that is up to `MAY_GROW` longer than it."""
+    """The patch, made longer where that spares a second tile: along each axis that is up to `MAY_GROW` longer than it.
+
+    Baselines that know one size alone keep it.
+    """
+    baseline = BASELINES.get(plan.network.architecture)
+    if baseline and baseline.is_fixed_size:
+        return list(plan.patch_zyx)
     divisor = np.prod([plan.network.stem_zyx, *plan.network.strides_zyx], axis=0)
     return [
         int(-(-size // d) * d) if patch < size <= MAY_GROW * patch else patch
@@ -81,7 +92,7 @@ def fitted_tile(shape_zyx: Sequence[int], plan: ViewPlan) -> list[int]:
     ]
 
 
-def patch_probabilities(network: SegmentationNetwork, patch: Tensor, time_step: int) -> Iterator[Tensor]:
+def patch_probabilities(network: Segmenter, patch: Tensor, time_step: int) -> Iterator[Tensor]:
     """Softmax of the network's logits for patches (b, 1, z, y, x), slab by slab: (b, classes, n, y, x) float32."""
     t = torch.full((len(patch),), time_step, device=patch.device)
     with autocast(patch.device):

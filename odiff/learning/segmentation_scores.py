@@ -7,15 +7,14 @@ from typing import Any
 from odiff.data.batches import IGNORE
 from odiff.data.store import open_array, read_stored
 from odiff.geometry import write_volume
-from odiff.learning.segment import labels_on_grid, probability_slabs
+from odiff.learning.segment import Segmenter, labels_on_grid, probability_slabs
 from odiff.metrics.segmentation import mean_scores, score_case
-from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Plan
 from odiff.storage import write_json
 
 
 def validate_segmentation(
-    prepared: Path, names: Sequence[str], network: SegmentationNetwork, plan: Plan, view: str, folder: Path
+    prepared: Path, names: Sequence[str], network: Segmenter, plan: Plan, view: str, folder: Path
 ) -> dict[str, Any]:
     """Predict whole validation series, write them and ``summary.json`` with scores on the original grid."""
     device = next(network.parameters()).device

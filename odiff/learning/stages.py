@@ -1,7 +1,7 @@
 """odiff_train as functions: one task of one view, fold by fold."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from odiff.data.index import PreparedCase
@@ -18,6 +18,8 @@ from odiff.learning.segmentation import TaskData, train_segmentation
 from odiff.learning.segmentation_scores import validate_segmentation
 from odiff.learning.subsets import LabelShare, is_labelled, label_subset, share_of
 from odiff.learning.tabular_stage import TABULAR, run_tabular, uses_table
+from odiff.network.baselines import BASELINES
+from odiff.plan.parse import closest
 from odiff.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class TrainOptions:
     pretrained: str = "auto"
     label_fraction: float = 1.0
     validate_only: bool = False
+    baseline: str | None = None
 
 
 def train_view(
@@ -56,7 +59,9 @@ def train_view(
     OdiffError
         Anything the user can mend: no plan, no such view or fold, no labels, no pretrained model.
     """
-    context = open_context(preprocessed, results, wanted, overrides).with_fraction(options.label_fraction)
+    options = from_scratch(options)
+    context = open_context(preprocessed, results, wanted, overrides, options.baseline)
+    context = context.with_fraction(options.label_fraction)
     context.view_plan_exists(view)
     for task in tasks_of(context, view, options):
         if task == "pretrain":
@@ -71,11 +76,36 @@ def train_view(
     return context
 
 
+def from_scratch(options: TrainOptions) -> TrainOptions:
+    """The options with what a baseline implies: its own task, and no pretraining.
+
+    Raises
+    ------
+    UsageError
+        There is no such baseline, or something else was asked of it.
+    """
+    if options.baseline is None:
+        return options
+    if options.baseline not in BASELINES:
+        raise UsageError(f"--baseline {options.baseline}: no such baseline{closest(options.baseline, BASELINES)}")
+    task = BASELINES[options.baseline].task
+    if options.task not in (None, task):
+        raise UsageError(f"--baseline {options.baseline}: is a network for {task}, not for --task {options.task}")
+    if options.pretrained not in ("auto", "none"):
+        raise UsageError(f"--pretrained {options.pretrained}: baselines are trained from scratch only; leave it out")
+    return replace(options, task=task, pretrained="none")
+
+
 def tasks_of(context: Context, view: str, options: TrainOptions) -> list[str]:
     """The tasks to train; by default pretraining where it is missing, then every task that has labels."""
     if view == FUSED:
         if options.task not in (None, "diagnosis"):
             raise UsageError(f"--task {options.task}: the fused view has diagnosis only")
+        if options.baseline and context.plan.fusion.variant.startswith("gated"):
+            raise UsageError(
+                f"--baseline {options.baseline}: fusion.variant {context.plan.fusion.variant} learns from heads on pretrained features; "
+                "fuse baselines with --set fusion.variant=concat"
+            )
         return ["diagnosis"]
     if options.task:
         return [options.task]

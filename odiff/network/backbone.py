@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from odiff.errors import PlanError
+from odiff.network.baselines import ResNetTrunk, resnet_blocks
 from odiff.network.blocks import Block
 from odiff.network.paper import PaperUNet, paper_blocks
 from odiff.network.unet import UNet, unet_blocks
 from odiff.plan.schema import NetworkPlan, Triple
 
-Backbone = UNet | PaperUNet
+DiffusionNetwork = UNet | PaperUNet
+Backbone = DiffusionNetwork | ResNetTrunk
 
 
 @dataclass(frozen=True)
@@ -19,17 +22,45 @@ class Architecture:
     blocks: Callable[[NetworkPlan], dict[str, Block]]
 
 
-ARCHITECTURES = {"unet": Architecture(UNet, unet_blocks), "paper": Architecture(PaperUNet, paper_blocks)}
+ARCHITECTURES = {
+    "unet": Architecture(UNet, unet_blocks),
+    "paper": Architecture(PaperUNet, paper_blocks),
+    "resnet18": Architecture(ResNetTrunk, resnet_blocks),
+}
 
 
 def build_backbone(plan: NetworkPlan) -> Backbone:
-    """The diffusion network of a plan, with random weights."""
-    return ARCHITECTURES[plan.architecture].build(plan)
+    """The network of a plan whose blocks are read, with random weights."""
+    return _architecture(plan).build(plan)
+
+
+def build_diffusion(plan: NetworkPlan) -> DiffusionNetwork:
+    """The diffusion network of a plan, with random weights.
+
+    Raises
+    ------
+    PlanError
+        The plan is a baseline's, which is not pretrained.
+    """
+    network = build_backbone(plan)
+    if not isinstance(network, DiffusionNetwork):
+        raise PlanError(
+            f"network.architecture {plan.architecture!r} is a baseline and has no pretraining; plan with 'unet'"
+        )
+    return network
+
+
+def _architecture(plan: NetworkPlan) -> Architecture:
+    if plan.architecture not in ARCHITECTURES:
+        raise PlanError(
+            f"network.architecture {plan.architecture!r} has no blocks to read: it is chosen with odiff_train --baseline alone"
+        )
+    return ARCHITECTURES[plan.architecture]
 
 
 def blocks_of(plan: NetworkPlan) -> dict[str, Block]:
     """The blocks whose features can be read, in the order they are computed."""
-    return ARCHITECTURES[plan.architecture].blocks(plan)
+    return _architecture(plan).blocks(plan)
 
 
 def block_names(plan: NetworkPlan) -> tuple[str, ...]:
@@ -49,7 +80,8 @@ def stage_shapes(plan: NetworkPlan, patch_zyx: Triple) -> list[Triple]:
 def block_shapes(plan: NetworkPlan, patch_zyx: Triple) -> dict[str, Triple]:
     """Shape (z, y, x) of each block's activation for a patch."""
     shapes = stage_shapes(plan, patch_zyx)
-    return {name: shapes[block.stage] for name, block in blocks_of(plan).items()}
+    blocks = blocks_of(plan)
+    return {name: (1, 1, 1) if block.stage is None else shapes[block.stage] for name, block in blocks.items()}
 
 
 def parameters_behind(plan: NetworkPlan, last: str) -> tuple[str, ...]:

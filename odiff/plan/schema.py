@@ -30,7 +30,10 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """A U-Net of an architecture of `odiff.network.backbone`; one entry per stage, the first at the resolution after the stem."""
+    """A U-Net of an architecture of `odiff.network.backbone`; one entry per stage, the first at the resolution after the stem.
+
+    A baseline of `odiff.network.baselines` takes its place, and as much of the rest as it knows, in the plan of its own runs.
+    """
 
     stem_zyx: Triple
     channels: tuple[int, ...]
