@@ -31,6 +31,7 @@ COMPONENTS = 48
 MARGIN = 0.03
 TOKENS = 12_000
 CELLS_ZYX = (2, 3, 3)
+Scores = dict[tuple[int, str], float]
 
 
 @dataclass(frozen=True)
@@ -74,31 +75,52 @@ def choose_features(
 
     Where the labels allow no probe (one patient, one class) the default blocks are taken.
     """
+    scores: Scores = {}
+    if has_patients_enough(patients):
+        for time_step in plan.diffusion.probe_time_steps:
+            scores |= score_time_step(backbone, folder, items, patients, plan, time_step, device)
+    return ProbeResult(choose(scores, plan), {cell_name(*cell): round(value, 4) for cell, value in scores.items()})
+
+
+def has_patients_enough(patients: Sequence[str]) -> bool:
+    """Whether there are patients for cross-validated probes."""
+    return len(set(patients)) >= 2 * FOLDS
+
+
+def score_time_step(
+    backbone: Backbone, folder: Path, items: Sequence[DiagnosisItem], patients: Sequence[str], plan: ViewPlan, time_step: int,
+    device: torch.device,
+) -> Scores:  # fmt: skip
+    """The cross-validated macro AUROC of each block of the plan at a time step, from features computed once for all of them.
+
+    A block whose labels allow no probe is left out.
+    """
     truth = np.array([item.targets for item in items], float)
+    rows = case_features(backbone, folder, items, plan, time_step, device)
+    found = {block: probe_score(rows[block], truth, patients) for block in plan.diffusion.probe_blocks}
+    return {(time_step, block): value for block, value in found.items() if value is not None}
+
+
+def choose(scores: Scores, plan: ViewPlan) -> FeatureChoice:
+    """The best two blocks at the best cell's time step, if clearly better than the default ones at theirs."""
     fallback = FeatureChoice(plan.diffusion.probe_time_steps[0], usual_blocks(plan))
-    if len(set(patients)) < 2 * FOLDS:
-        return ProbeResult(fallback, {})
-    backbone = backbone.to(device).eval()
-    scores: dict[tuple[int, str], float] = {}
-    for time_step in plan.diffusion.probe_time_steps:
-        rows = [_case_features(backbone, folder, item, plan, time_step, device) for item in items]
-        for block in plan.diffusion.probe_blocks:
-            found = probe_score(np.stack([row[block] for row in rows]), truth, patients)
-            if found is not None:
-                scores[time_step, block] = found
     if not scores:
-        return ProbeResult(fallback, {})
+        return fallback
     usual = max(plan.diffusion.probe_time_steps, key=lambda step: _mean(scores, step, fallback.blocks))
     best_step = max(scores, key=lambda key: scores[key])[0]
     ranked = sorted((key for key in scores if key[0] == best_step), key=lambda key: -scores[key])
     best = tuple(block for _, block in ranked[:2])
-    choice = FeatureChoice(usual, fallback.blocks)
     if _mean(scores, best_step, best) > _mean(scores, usual, fallback.blocks) + MARGIN:
-        choice = FeatureChoice(best_step, best)
-    return ProbeResult(choice, {f"t={step} {block}": round(value, 4) for (step, block), value in scores.items()})
+        return FeatureChoice(best_step, best)
+    return FeatureChoice(usual, fallback.blocks)
 
 
-def _mean(scores: dict[tuple[int, str], float], step: int, blocks: Sequence[str]) -> float:
+def cell_name(time_step: int, block: str) -> str:
+    """How configurations name a cell of the grid."""
+    return f"t={time_step} {block}"
+
+
+def _mean(scores: Scores, step: int, blocks: Sequence[str]) -> float:
     return float(np.mean([scores.get((step, block), 0.5) for block in blocks]))
 
 
@@ -117,11 +139,21 @@ def usual_blocks(plan: ViewPlan) -> tuple[str, ...]:
     return default_blocks(plan.network, plan.patch_zyx, plan.diffusion.probe_blocks)
 
 
-def _case_features(
-    backbone: Backbone, folder: Path, item: DiagnosisItem, plan: ViewPlan, time_step: int, device: torch.device
+def case_features(
+    backbone: Backbone,
+    folder: Path,
+    items: Sequence[DiagnosisItem],
+    plan: ViewPlan,
+    time_step: int,
+    device: torch.device,
 ) -> dict[str, np.ndarray]:
-    tiles = torch.from_numpy(np.stack(whole_view(folder, item.series[0], plan.patch_zyx))).to(device)
-    return pooled_features(backbone, tiles, time_step, plan.diffusion)
+    """Pooled features of the first series of each case, by block: (cases, channels * cells)."""
+    backbone = backbone.to(device).eval()
+    rows = []
+    for item in items:
+        tiles = torch.from_numpy(np.stack(whole_view(folder, item.series[0], plan.patch_zyx))).to(device)
+        rows.append(pooled_features(backbone, tiles, time_step, plan.diffusion))
+    return {block: np.stack([row[block] for row in rows]) for block in rows[0]}
 
 
 def logged_probe(
@@ -136,27 +168,39 @@ def logged_probe(
 
     None where the labels allow no probe.
     """
-    if len(set(patients)) < 2 * FOLDS:
+    if not has_patients_enough(patients):
         return None
     truth, time_step = np.array([item.targets for item in items], float), plan.diffusion.probe_time_steps[0]
-    rows = [_case_features(backbone, folder, item, plan, time_step, device) for item in items]
-    features = np.stack([np.concatenate([row[block] for block in usual_blocks(plan)]) for row in rows])
-    return probe_score(features, truth, patients)
+    rows = case_features(backbone, folder, items, plan, time_step, device)
+    return probe_score(np.concatenate([rows[block] for block in usual_blocks(plan)], axis=1), truth, patients)
 
 
 def probe_score(features: np.ndarray, truth: np.ndarray, patients: Sequence[str]) -> float | None:
     """Cross-validated macro AUROC of logistic regressions on features (cases, f), folds by patient."""
     logits = np.full(truth.shape, np.nan)
     for train, test in GroupKFold(FOLDS).split(features, groups=patients):
-        compact = make_pipeline(StandardScaler(), PCA(min(COMPONENTS, len(train) - 1), random_state=0)).fit(
-            features[train]
-        )
-        rows = compact.transform(features)
-        for label in range(truth.shape[1]):
-            known = train[~np.isnan(truth[train, label])]
-            if len(np.unique(truth[known, label])) < 2:
-                continue
+        logits[test] = probe_logits(features[train], truth[train], features[test])
+    return _macro_auroc(logits, truth)
+
+
+def held_out_score(features: np.ndarray, truth: np.ndarray, new: np.ndarray, new_truth: np.ndarray) -> float | None:
+    """Macro AUROC, on cases that no probe saw, of the probes fitted to all of `features`; None where the labels allow none."""
+    return _macro_auroc(probe_logits(features, truth, new), new_truth)
+
+
+def probe_logits(features: np.ndarray, truth: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Logits (n, labels) of new cases (n, f) by logistic regressions on features (cases, f); NaN where a label has one class."""
+    compact = make_pipeline(StandardScaler(), PCA(min(COMPONENTS, len(features) - 1), random_state=0)).fit(features)
+    rows, new_rows = compact.transform(features), compact.transform(new)
+    logits = np.full((len(new), truth.shape[1]), np.nan)
+    for label in range(truth.shape[1]):
+        known = ~np.isnan(truth[:, label])
+        if len(np.unique(truth[known, label])) >= 2:
             model = LogisticRegression(C=0.003, max_iter=200).fit(rows[known], truth[known, label])
-            logits[test, label] = model.decision_function(rows[test])
+            logits[:, label] = model.decision_function(new_rows)
+    return logits
+
+
+def _macro_auroc(logits: np.ndarray, truth: np.ndarray) -> float | None:
     scored = ~np.isnan(logits)
     return macro_score("auroc", np.where(scored, truth, np.nan), np.nan_to_num(logits)) if scored.any() else None
