@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from odiff.storage import atomic_path, write_text
+from odiff.learning.heat_map import draw_heat_map
+from odiff.storage import write_text
 
 TABLE, PICTURE = "gate_weights.csv", "gate_weights.png"
 CASE, LABEL = "case", "label"
@@ -44,16 +43,5 @@ def add_gates(folder: Path, table: pd.DataFrame) -> None:
 def _draw(path: Path, table: pd.DataFrame) -> None:
     views = [name for name in table.columns if name not in (CASE, LABEL)]
     mean = table.groupby(LABEL, sort=False)[views].mean()
-    figure = Figure(figsize=(1.8 + 1.1 * len(views), 1.2 + 0.38 * len(mean)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    picture = axis.imshow(mean.to_numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    axis.set_xticks(range(len(views)), views)
-    axis.set_yticks(range(len(mean)), list(mean.index))
-    axis.set_title(f"mean weight of each view, {table[CASE].nunique()} cases", fontsize="small")
-    for (row, column), value in np.ndenumerate(mean.to_numpy()):
-        colour = "black" if value > 0.6 else "white"
-        axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize="small")
-    figure.colorbar(picture, ax=axis)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    title = f"mean weight of each view, {table[CASE].nunique()} cases"
+    draw_heat_map(path, mean.to_numpy(), list(mean.index), views, title)
