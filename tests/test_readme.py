@@ -44,7 +44,9 @@ def test_every_command_of_the_readme_parses(line):
 
 
 def test_the_readme_names_every_command():
-    assert set(MODULES) == set(re.findall(r"\bodiff_(?:verify|plan|train|predict|evaluate|demo|convert|import)\w*", README))
+    assert set(MODULES) == set(
+        re.findall(r"\bodiff_(?:verify|plan|train|predict|evaluate|demo|convert|import)\w*", README)
+    )
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
