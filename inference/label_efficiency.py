@@ -16,7 +16,8 @@ from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, knows_diagnosis, train_view, training_cases
 from odiff.learning.subsets import is_labelled, patients_in, share_of
-from odiff.metrics.classification import bootstrap_auroc, draw_counts, label_score
+from odiff.metrics.bootstrap import draw_counts, score_samples
+from odiff.metrics.classification import label_score
 from odiff.storage import read_json
 from odiff.training.run_folder import RunFolder
 
@@ -176,7 +177,7 @@ def auroc_scores(
         single = [label_score("auroc", fold.truth[:, k], fold.logits[:, k]) for fold in folds]
         known = [one for one in single if one is not None]
         scores[name] = float(np.mean(known)) if known else None
-        each = [bootstrap_auroc(f.truth[:, k], f.logits[:, k], n) for f, n in zip(folds, drawn, strict=True)]
+        each = [score_samples("auroc", f.truth[:, k], f.logits[:, k], n) for f, n in zip(folds, drawn, strict=True)]
         repeated[:, k] = _mean_known(np.stack(each, axis=1))
     found = {name: _interval(scores[name], repeated[:, k]) for k, name in enumerate(diagnoses)}
     kept = [score for score in scores.values() if score is not None]

@@ -73,7 +73,3 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
     sys.stdout.write(curve_text(points, arguments.task))
     sys.stdout.write(f"-> {folder / TABLE}, {folder / PICTURE}\n")
     return DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main())

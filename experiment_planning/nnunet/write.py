@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from odiff.data.labels import IGNORE
+from odiff.data.labels import IGNORE, mark_unknown
 from odiff.dataset import Case, Dataset, DatasetDescription, Series, Split, list_series
 from odiff.errors import DatasetError, UsageError
 from odiff.experiment_planning.nnunet.layout import (
@@ -25,7 +25,6 @@ from odiff.experiment_planning.nnunet.layout import (
     renumbered,
 )
 from odiff.experiment_planning.parallel import run_parallel
-from odiff.experiment_planning.preprocess import mark_unknown
 from odiff.geometry import VIEWS, read_mask, write_volume
 from odiff.plan import to_plain
 from odiff.storage import read_json, write_json

@@ -15,12 +15,18 @@ from odiff.inference.evaluate.summary import REPEATS
 from odiff.inference.models import EVALUATION
 from odiff.storage import read_json
 
+CURVE = "--label-efficiency"
 USES = "give -p PREDICTIONS with -d DATASET or --dataset-json FILE, -d DATASET alone after cross-validation, or --compare A B"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, evaluate, return the exit code."""
-    arguments = _parser().parse_args(argv)
+    """Parse, evaluate, return the exit code; ``--label-efficiency`` has flags of its own."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if CURVE in given:
+        from odiff.inference.label_efficiency_command import main as curve  # imports what training needs
+
+        return curve([argument for argument in given if argument != CURVE])
+    arguments = _parser().parse_args(given)
     return run("odiff_evaluate", lambda: _body(arguments, roots_of(arguments)), arguments.verbose)
 
 
@@ -48,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         help=f"default: PREDICTIONS/{EVALUATION}; --compare writes only with -o",
+    )
+    result.add_argument(
+        CURVE,
+        action="store_true",
+        help=f"the score at 1 to 100 %% of the labels, and nothing else; its flags: odiff_evaluate {CURVE} --help",
     )
     result.add_argument("--allow-missing", action="store_true", help="leave out references that have no prediction")
     result.add_argument("--bootstrap", type=int, default=REPEATS, metavar="N", help="samples (default: %(default)s)")

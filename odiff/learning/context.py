@@ -14,13 +14,13 @@ from odiff.plan.parse import closest
 
 PLANS, SPLITS = "plans.json", "splits_final.json"
 ALL = "all"
-TASKS = ("pretrain", "segmentation", "diagnosis")
+TASKS = ("pretrain", "segmentation", "diagnosis", "probe")
 FUSED = "fused"
 
 
 @dataclass(frozen=True)
 class Context:
-    """A preprocessed dataset, its plan, its folds, and where results go."""
+    """A preprocessed dataset, its plan with the ``--set`` overrides of this call, its folds, and where results go."""
 
     folder: Path
     plan: Plan
@@ -28,6 +28,7 @@ class Context:
     splits: tuple[Split, ...]
     results: ResultsFolder
     results_root: Path
+    overrides: tuple[str, ...] = ()
 
     def prepared(self, view: str) -> Path:
         """The folder of a view's arrays."""
@@ -97,4 +98,5 @@ def open_context(
         splits = tuple(read_splits(folder / SPLITS, {case.name: case.patient for case in dataset.cases}))
     name = plan.name if baseline is None else f"{plan.name}_{baseline}"
     used = plan if baseline is None else with_baseline(plan, baseline)
-    return Context(folder, used, dataset, splits, ResultsFolder(results / folder.name / name), results)
+    where = ResultsFolder(results / folder.name / name)
+    return Context(folder, used, dataset, splits, where, results, tuple(overrides))

@@ -15,6 +15,7 @@ from odiff.learning.diagnose import build_diagnosis, embed_volume, load_diagnosi
 from odiff.learning.diagnosis_data import items_of, prior_logits, targets_of
 from odiff.learning.diagnosis_scores import masked_bce, write_scores
 from odiff.learning.features import noised, step_noise
+from odiff.learning.probe_grid import probed_choice
 from odiff.learning.probes import ProbeResult, choose_features, usual_blocks
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.screening import point_head
@@ -57,12 +58,17 @@ def train_diagnosis(
     taken = load_backbone(backbone, pretrained, view_plan) if pretrained else None
     meta = describe_run(plan, view, "diagnosis", fold, settings)
     meta |= {"pretrained": str(pretrained) if pretrained else None, **to_plain(share)}
-    run = open_run(folder, meta, settings, keep=("features", "probes"))
-    probes = _stored_probes(run) or _probe(context, view, items, training, backbone, pretrained, settings)
+    run = open_run(folder, meta, settings, keep=("features", "features_from", "probes"))
+    probes = (
+        _stored_probes(run)
+        or probed_choice(context, view, fold, pretrained, settings, share.label_fraction)
+        or _probe(context, view, items, training, backbone, pretrained, settings)
+    )
     network = build_diagnosis(plan, view, probes.choice, recipe.dropout)
     transfer = with_head(taken, network) if taken else None
     meta |= {
         "features": {"time_step": probes.choice.time_step, "blocks": list(probes.choice.blocks)},
+        "features_from": probes.source,
         "probes": probes.scores,
         "transfer": to_plain(transfer),
     }
@@ -107,7 +113,7 @@ def _stored_probes(run: RunFolder) -> ProbeResult | None:
     stored = run.read_config()
     if "features" not in stored:
         return None
-    return ProbeResult(stored_choice(stored), stored["probes"])
+    return ProbeResult(stored_choice(stored), stored["probes"], stored.get("features_from", "this run"))
 
 
 def _probe(

@@ -36,10 +36,11 @@ Scores = dict[tuple[int, str], float]
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The choice, and the cross-validated macro AUROC of every candidate."""
+    """The choice, the cross-validated macro AUROC of every candidate, and the run that scored them."""
 
     choice: FeatureChoice
     scores: dict[str, float]
+    source: str = "this run"
 
 
 @torch.no_grad()
@@ -190,7 +191,8 @@ def held_out_score(features: np.ndarray, truth: np.ndarray, new: np.ndarray, new
 
 def probe_logits(features: np.ndarray, truth: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Logits (n, labels) of new cases (n, f) by logistic regressions on features (cases, f); NaN where a label has one class."""
-    compact = make_pipeline(StandardScaler(), PCA(min(COMPONENTS, len(features) - 1), random_state=0)).fit(features)
+    components = min(COMPONENTS, len(features) - 1, features.shape[1])
+    compact = make_pipeline(StandardScaler(), PCA(components, random_state=0)).fit(features)
     rows, new_rows = compact.transform(features), compact.transform(new)
     logits = np.full((len(new), truth.shape[1]), np.nan)
     for label in range(truth.shape[1]):

@@ -63,7 +63,7 @@ def open_run(folder: Path, meta: dict[str, Any], settings: RunSettings, keep: tu
     return run
 
 
-SAME = ("task", "view", "fold", "seed", "pretrained", "label_fraction", "columns")
+SAME = ("task", "view", "fold", "seed", "pretrained", "pretrained_sha256", "label_fraction", "columns")
 
 
 def _check_same_run(run: RunFolder, meta: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from odiff.learning.segment import build_segmentation, class_values
 from odiff.learning.segmentation_loss import hard_dice_parts, segmentation_loss
 from odiff.learning.subsets import LabelShare
 from odiff.learning.transfer import load_backbone, log_transfer, with_head
+from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Augmentation, DiagnosisRecipe, Plan, SegmentationRecipe, to_plain
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.optimiser import Rates, cosine_rate
@@ -53,7 +54,9 @@ def train_segmentation(
     view_plan, recipe = plan.views[view], plan.segmentation
     torch.manual_seed(settings.seed)
     network = build_segmentation(plan, view)
-    transfer = with_head(load_backbone(network.backbone, pretrained, view_plan), network) if pretrained else None
+    transfer = None
+    if pretrained and isinstance(network, SegmentationNetwork):  # baselines start from random weights always
+        transfer = with_head(load_backbone(network.backbone, pretrained, view_plan), network)
     meta = describe_run(plan, view, "segmentation", fold, settings)
     meta |= {
         "pretrained": str(pretrained) if pretrained else None,

@@ -12,6 +12,7 @@ from odiff.learning.fusion import train_fusion, validate_fusion
 from odiff.learning.oof import collect_out_of_fold
 from odiff.learning.pretrain import pretrain
 from odiff.learning.pretrained import find_pretrained
+from odiff.learning.probe_grid import probe_fold
 from odiff.learning.run import RunSettings
 from odiff.learning.segment import load_segmentation
 from odiff.learning.segmentation import TaskData, train_segmentation
@@ -158,8 +159,13 @@ def _masked_names(cases: tuple[PreparedCase, ...], view: str) -> tuple[str, ...]
     return tuple(series.name for case in cases for series in case.of_view(view) if series.is_masked)
 
 
-def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions, settings: RunSettings) -> None:
-    """Fine-tune and validate one fold of diagnosis."""
+def known_cases(
+    context: Context, view: str, fold: str, options: TrainOptions, settings: RunSettings
+) -> tuple[tuple[PreparedCase, ...], tuple[PreparedCase, ...], LabelShare]:
+    """The cases of a fold that have the view and a known diagnosis: to train on, by the label fraction, and to validate on.
+
+    Also what share of the labels that is.
+    """
     if not context.plan.diagnoses:
         raise DatasetError(
             f"{context.dataset.name}: dataset.json declares no diagnosis.labels, so there is nothing to diagnose"
@@ -169,6 +175,24 @@ def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions,
     share = share_of(training, options.label_fraction, context.plan.diagnoses)
     _check_labels(context, view, fold, share)
     validation = tuple(c for c in context.cases_of_fold(fold, "val") if knows_diagnosis(c) and _has_view(c, view))
+    return training, validation, share
+
+
+def run_probe(context: Context, view: str, fold: str, options: TrainOptions, settings: RunSettings) -> None:
+    """Score the grid of one fold; see `odiff.learning.probe_grid`."""
+    start = _pretrained(context, view, options)
+    if start is None:
+        raise UsageError(
+            "--task probe --pretrained none: probes read a pretrained model; leave --pretrained out, or name one"
+        )
+    training, validation, _ = known_cases(context, view, fold, options, settings)
+    folder = context.results.task(view, "probe", fold).path
+    probe_fold(context, view, fold, training, validation, folder, start, settings, options.label_fraction)
+
+
+def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions, settings: RunSettings) -> None:
+    """Fine-tune and validate one fold of diagnosis."""
+    training, validation, share = known_cases(context, view, fold, options, settings)
     run = context.results.task(view, "diagnosis", fold)
     if not options.validate_only:
         if view == FUSED:
@@ -213,4 +237,4 @@ def _has_view(case: PreparedCase, view: str) -> bool:
     return bool(case.series) if view == FUSED else bool(case.of_view(view))
 
 
-TASK = {"segmentation": run_segmentation, "diagnosis": run_diagnosis}
+TASK = {"segmentation": run_segmentation, "diagnosis": run_diagnosis, "probe": run_probe}

@@ -27,7 +27,8 @@ from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import Predictor
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
-from odiff.metrics.classification import draw_counts, score_labels
+from odiff.metrics.bootstrap import draw_counts
+from odiff.metrics.classification import score_labels
 from odiff.metrics.segmentation import score_case
 from odiff.phantom import write_phantom_dataset
 from odiff.training.device import use_cores
