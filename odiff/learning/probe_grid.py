@@ -16,7 +16,6 @@ from odiff.learning.diagnose import stored_choice
 from odiff.learning.diagnosis_data import items_of
 from odiff.learning.diagnosis_scores import truth_of
 from odiff.learning.heat_map import draw_heat_map
-from odiff.learning.pretrained import load_backbone
 from odiff.learning.probes import (
     FOLDS,
     ProbeResult,
@@ -29,6 +28,7 @@ from odiff.learning.probes import (
     score_time_step,
 )
 from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.transfer import load_backbone
 from odiff.network.backbone import Backbone, build_backbone
 from odiff.network.diagnosis import FeatureChoice
 from odiff.plan import ViewPlan

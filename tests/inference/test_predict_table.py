@@ -76,7 +76,7 @@ def test_training_reports_the_share_of_each_label_and_scores_with_and_without_th
     config, mix = json.loads((folder / "config.json").read_text()), pd.read_csv(folder / "mix.csv")
     assert list(mix["label"]) == config["plan"]["diagnoses"] and mix["share_of_table"].between(0, 1).all()
     summary = json.loads((folder / "validation" / "summary.json").read_text())
-    assert set(summary["labels"]) == set(summary["labels_without_table"]) == {*mix["label"], "macro"}
+    assert set(summary["labels"]) == set(summary["labels_without_table"]) == {*mix["label"], "macro", "micro"}
     assert 0 < summary["cases_with_table"] <= summary["cases"]
     assert config["columns"] == COLUMNS
 

@@ -158,7 +158,7 @@ def test_time_steps_may_be_set_and_fold_all_has_no_honest_figure(root, scored):
 
 def test_too_few_patients_and_models_without_pretraining_are_refused(root, planned, tmp_path):
     with pytest.raises(DatasetError, match="probes need 6"):
-        run(root, "probe", label_fraction=0.3)
+        run(root, "probe", label_fraction=0.5)
     with pytest.raises(UsageError, match="read a pretrained model"):
         run(root, "probe", pretrained="none")
     with pytest.raises(UsageError, match="network for diagnosis"):
