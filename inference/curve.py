@@ -94,6 +94,6 @@ def draw_curve(path: Path, points: Sequence[CurvePoint], task: str) -> None:
     axis.minorticks_off()
     axis.set_xlabel("labelled patients, %")
     axis.set_ylabel(SCORE[task])
-    axis.legend(fontsize="x-small", loc="lower right", ncols=2)
+    axis.legend(fontsize="x-small", loc="best", ncols=2)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
