@@ -63,7 +63,8 @@ def fuse_folder(
             fused = fuse_onto(own, [other for other in shares if other.series.view != own.series.view])
             values = values_of_side(predictor.plan, laterality == "L" and predictor.plan.flip_left_joints)
             table = torch.tensor(values, dtype=label_type(values)).numpy()
-            write_volume(path, table[fused.argmax(axis=0)], own.grid, like=own.series.image)
+            labels = predictor.cleaned(table[fused.argmax(axis=0)], own.series.view)
+            write_volume(path, labels, own.grid, like=own.series.image)
             written += 1
     return written, tuple(failed)
 

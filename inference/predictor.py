@@ -111,7 +111,7 @@ class Predictor:
     def segment(self, volume: Volume, view: str, laterality: str | None = None) -> np.ndarray:
         """Label values (z, y, x) on the volume's own grid."""
         slabs, prepared = self._slabs(volume, view, laterality)
-        return self._cleaned(labels_on_grid(slabs, prepared.geometry, self.plan), view)
+        return self.cleaned(labels_on_grid(slabs, prepared.geometry, self.plan), view)
 
     def segment_with_probabilities(
         self, volume: Volume, view: str, laterality: str | None = None
@@ -122,9 +122,10 @@ class Predictor:
         """
         slabs, prepared = self._slabs(volume, view, laterality)
         labels, probabilities = labels_and_probabilities_on_grid(slabs, prepared.geometry, self.plan)
-        return self._cleaned(labels, view), probabilities
+        return self.cleaned(labels, view), probabilities
 
-    def _cleaned(self, labels: np.ndarray, view: str) -> np.ndarray:
+    def cleaned(self, labels: np.ndarray, view: str) -> np.ndarray:
+        """Label values (z, y, x) without the small components that postprocessing.json drops in this view."""
         return cleaned(labels, self.models.postprocessing.get(view, ()), self.plan)
 
     def segment_image(self, image: sitk.Image, view: str, laterality: str | None = None) -> sitk.Image:
@@ -188,7 +189,9 @@ class Predictor:
         )
 
     def _uses_fusion(self, views: Sequence[str]) -> bool:
-        return bool(self.models.fusion) and len(views) > 0
+        """Whether every fold's fusion knows one of the views at least."""
+        fusions = self.models.fusion.values()
+        return bool(fusions) and all(any(view in one.heads.views for view in views) for one in fusions)
 
     def _logits(
         self, case: CaseImages, views: Sequence[str], laterality: str | None

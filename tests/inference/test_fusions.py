@@ -2,14 +2,16 @@
 
 import csv
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from odiff.geometry import read_mask, read_volume, same_grid
 from odiff.inference.command import main
 from odiff.inference.predict import predict_folder
-from odiff.inference.predictor import Predictor
+from odiff.inference.predictor import CaseImages, Predictor
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.network.fusion import FUSIONS
@@ -72,11 +74,24 @@ def test_fused_segmentations_lie_on_the_grid_of_each_view(planned, views, tmp_pa
     assert main(command) == 0
     written = sorted(path.name for path in (out / "fused").glob("*.nii.gz"))
     assert written == sorted(path.name for v in ("sagittal", "axial") for path in source.glob(f"*_{v}.nii.gz"))
-    from odiff.geometry import read_mask, read_volume, same_grid
-
     for name in written:
         fused_mask = read_mask(out / "fused" / name)
         assert same_grid(fused_mask.grid, read_volume(source / name).grid)
         assert set(np.unique(fused_mask.array)) <= set(range(12))
     assert main(command) == 0
     assert "0 fused segmentations" in capsys.readouterr().out
+
+
+def test_a_case_without_any_fused_view_is_diagnosed_by_its_own(planned, views, tmp_path):
+    model = Path("Dataset001_Knee") / "cpu_demo"
+    shutil.copytree(views, tmp_path / "results")
+    shutil.rmtree(tmp_path / "results" / model / "sagittal" / "diagnosis")
+    options = TrainOptions("diagnosis", "0")
+    context = train_view(planned / "preprocessed", tmp_path / "results", "1", "fused", options, SETTINGS, FEW)
+    shutil.copytree(views / model / "sagittal" / "diagnosis", context.results.path / "sagittal" / "diagnosis")
+    predictor = Predictor(context.results.path)
+    path = sorted((planned / "raw" / "Dataset001_Knee" / "imagesTs").glob("*_sagittal.nii.gz"))[0]
+    found = predictor.diagnose(CaseImages({"sagittal": (read_volume(path),)}, "R"))
+    alone = Predictor(views / "Dataset001_Knee" / "cpu_demo", diagnose_by="sagittal")
+    wanted = alone.diagnose(CaseImages({"sagittal": (read_volume(path),)}, "R"))
+    assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
