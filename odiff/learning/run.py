@@ -9,10 +9,9 @@ import torch
 from odiff import __version__
 from odiff.errors import CheckpointError
 from odiff.plan import Plan, ViewPlan, from_plain, to_plain
+from odiff.training.checkpoint import FORMAT
 from odiff.training.precision import precision_of
 from odiff.training.run_folder import RunFolder
-
-FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from odiff.errors import CheckpointError
 from odiff.storage import atomic_path
 
+# Counted up when networks name their tensors in another way.
+FORMAT = 4
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -41,7 +44,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        The file is missing, truncated, or not one of odiff's.
+        The file is missing, truncated, not one of odiff's, or of a version that named its tensors otherwise.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -55,7 +58,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from None
     if meta is None:
         raise CheckpointError(f"{path}: not a checkpoint of odiff: it has no description")
-    return Checkpoint(path, tensors, json.loads(meta))
+    described = json.loads(meta)
+    if described.get("format", FORMAT) != FORMAT:
+        raise CheckpointError(
+            f"{path}: written by odiff {described.get('odiff')} in format {described['format']}, this one reads {FORMAT}; train again "
+            "with odiff_train --restart"
+        )
+    return Checkpoint(path, tensors, described)
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str, new: tuple[str, ...] = ()) -> None:

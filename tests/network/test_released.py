@@ -8,7 +8,10 @@ import torch
 import odiff
 from odiff.diffusion import ALPHA_BAR
 from odiff.errors import UsageError
+from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.inference.import_command import main
+from odiff.learning.run import RunSettings
+from odiff.learning.stages import TrainOptions, train_view
 
 PREFIXES = pytest.mark.parametrize("prefix", ["denoise_fn.", "denoise_fn.module."])
 
@@ -105,3 +108,28 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path, official_weights, capsys):
     code, message = run_import(tmp_path, released(official_weights), capsys)
     assert code == 2 and "is not empty" in message
     assert (tmp_path / "axial" / "checkpoint_final.safetensors").stat().st_mtime_ns == before
+
+
+def import_into(root, source, dataset="1"):
+    roots = ["--preprocessed", str(root / "preprocessed"), "--results", str(root / "results")]
+    return main(["-i", str(source), "-v", "axial", "-d", dataset, *roots])
+
+
+def test_a_dataset_planned_as_the_paper_s_starts_from_imported_weights(tmp_path, phantom_dataset, official_weights):
+    options = PlanningOptions(preset="paper", views=("axial",), processes=1)
+    plan_and_preprocess(phantom_dataset.parent, tmp_path / "preprocessed", "1", options, lambda _: None)
+    torch.save(released(official_weights), tmp_path / "pose0.pt")
+    assert import_into(tmp_path, tmp_path / "pose0.pt") == 0
+    settings = RunSettings(0, torch.device("cpu"), 0)
+    context = train_view(
+        tmp_path / "preprocessed", tmp_path / "results", "1", "axial", TrainOptions("pretrain"), settings
+    )
+    model = odiff.load_pretrained(context.results.pretrain("axial").path)
+    assert torch.equal(model.network.state_dict()["out.2.weight"], official_weights["out.2.weight"])
+
+
+def test_a_dataset_with_another_network_takes_no_released_weights(tmp_path, planned, official_weights, capsys):
+    torch.save(released(official_weights), tmp_path / "pose0.pt")
+    (tmp_path / "preprocessed").symlink_to(planned / "preprocessed")
+    assert import_into(tmp_path, tmp_path / "pose0.pt") == 2
+    assert "plan with odiff_plan_and_preprocess -d 1 --preset paper" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from odiff.learning import diagnosis, pretrain, segmentation
 from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
-from odiff.training.checkpoint import read_checkpoint
+from odiff.training.checkpoint import FORMAT, read_checkpoint, save_checkpoint
 from odiff.training.loop import train
 
 SETTINGS = RunSettings(0, torch.device("cpu"), 0)
@@ -163,6 +163,12 @@ def test_a_truncated_checkpoint_is_named(planned, tmp_path):
     final.write_bytes(final.read_bytes()[:1000])
     with pytest.raises(OdiffError, match=r"checkpoint_final\.safetensors"):
         train_task(planned, tmp_path, "segmentation", pretrained="auto")
+
+
+def test_a_checkpoint_of_another_format_is_refused_with_both_formats(tmp_path):
+    save_checkpoint(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, {"format": FORMAT - 1, "odiff": "0.0.9"})
+    with pytest.raises(CheckpointError, match=rf"odiff 0\.0\.9 in format {FORMAT - 1}, this one reads {FORMAT}"):
+        read_checkpoint(tmp_path / "a.safetensors")
 
 
 def test_a_dataset_without_labels_for_the_task_says_so(planned, tmp_path):
