@@ -14,11 +14,12 @@ from odiff.phantom.parts import Anatomy, paint
 from odiff.phantom.shapes import Shape
 from odiff.phantom.table import Cell, draw_table
 
-PHANTOM_VERSION = 1
+PHANTOM_VERSION = 2
 # How many studies each of SCANNERS contributes.
 SHARES = (0.3, 0.25, 0.25, 0.2)
 Builder = Callable[[np.random.Generator, dict[str, int], Mapping[str, Shape]], Anatomy]
 WARP_MM, ATLAS_WARP_MM = 1.5, 2.5
+MOTION_MM = 0.7
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,10 @@ def make_study(
     laterality = "L" if rng.random() < 0.5 else "R"
     scanner = SCANNERS[int(rng.choice(len(SCANNERS), p=SHARES))]
     warp = draw_warp(rng, ATLAS_WARP_MM if atlas else WARP_MM)
+    place = draw_place(laterality, rng)
     series = {
-        view: acquire_view(anatomy, what.labels, view, laterality, SIZES[size], scanner, warp, rng) for view in VIEWS
+        view: acquire_view(anatomy, what.labels, view, laterality, SIZES[size], scanner, warp, place, rng)
+        for view in VIEWS
     }
     table = draw_table(diagnoses, np.random.default_rng([PHANTOM_VERSION, seed, case_index, 2]))
     study = Study(series, dict(diagnoses), laterality, scanner.center, scanner.field_strength_t, table)
@@ -91,7 +94,7 @@ def make_study(
     doubled, missing = (VIEWS[int(number)] for number in disorder.permutation(len(VIEWS))[:2])
     if disorder.random() < messy:
         other = SCANNERS[int(disorder.integers(len(SCANNERS)))]
-        again = acquire_view(anatomy, what.labels, doubled, laterality, SIZES[size], other, warp, disorder)
+        again = acquire_view(anatomy, what.labels, doubled, laterality, SIZES[size], other, warp, place, disorder)
         series[f"{doubled}_1"] = again
     if disorder.random() < messy:
         del series[missing]
@@ -136,12 +139,17 @@ def draw_warp(rng: np.random.Generator, amplitude_mm: float, waves: int = 3) -> 
     )  # fmt: skip
 
 
+def draw_place(laterality: str, rng: np.random.Generator) -> np.ndarray:
+    """Where the joint lies in the scanner, (x, y, z) mm: one place for all series of a study."""
+    return np.array([90.0 if laterality == "L" else -90.0, rng.uniform(-20, 20), rng.uniform(-40, 40)])
+
+
 def acquire_view(
     anatomy: Anatomy, labels: dict[str, int], view: str, laterality: str, size: Size, scanner: Scanner, warp: Warp,
-    rng: np.random.Generator,
+    place: np.ndarray, rng: np.random.Generator,
 ) -> PhantomSeries:  # fmt: skip
-    """One thick-slice series of a left or right joint."""
-    centre = np.array([90.0 if laterality == "L" else -90.0, rng.uniform(-20, 20), rng.uniform(-40, 40)])
+    """One thick-slice series of a left or right joint at `place`, moved a little since the series before."""
+    centre = place + rng.normal(0, MOTION_MM, 3)
     grid = draw_grid(view, size, scanner, rng, centre)
     world = grid_points(grid)
     points = (world.reshape(-1, 3) - centre.astype(np.float32)).astype(np.float32)

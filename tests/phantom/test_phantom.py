@@ -42,6 +42,30 @@ def test_views_agree_with_their_direction_cosines(studies):
             assert view_angle_deg(series.image.grid, view) < 15
 
 
+def seen_from(series, other):
+    """The labels of `other` at the voxels of `series`, -1 outside its field of view."""
+    own, grid = series.image.grid, other.image.grid
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in own.shape_zyx], indexing="ij"), axis=-1)
+    world = np.asarray(own.origin_xyz_mm) + (index * np.asarray(own.spacing_zyx_mm)) @ own.normals()
+    place = np.rint((world - np.asarray(grid.origin_xyz_mm)) @ grid.normals().T / np.asarray(grid.spacing_zyx_mm))
+    inside = ((place >= 0) & (place < np.asarray(grid.shape_zyx))).all(axis=-1)
+    labels = np.full(own.shape_zyx, -1)
+    labels[inside] = other.mask[tuple(place[inside].astype(int).T)]
+    return labels
+
+
+def test_the_views_of_a_study_show_the_joint_in_the_same_place(joint, studies):
+    bones = list(JOINTS[joint].labels.values())[1:3]
+    overlaps = []
+    for study in studies:
+        for view in VIEWS:
+            for other in set(VIEWS) - {view}:
+                there = seen_from(study.series[view], study.series[other])
+                ours, theirs = (np.isin(one, bones) & (there >= 0) for one in (study.series[view].mask, there))
+                overlaps.append(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()))
+    assert np.median(overlaps) > 0.7 and np.min(overlaps) > 0.5
+
+
 def test_every_structure_is_drawn_somewhere(joint, studies):
     values = set()
     for study in studies:

@@ -9,7 +9,7 @@ import numpy as np
 from odiff.geometry import Grid, write_volume
 from odiff.phantom import JOINTS
 from odiff.phantom.acquisition import SCANNERS, Size
-from odiff.phantom.study import WARP_MM, acquire_view, draw_warp
+from odiff.phantom.study import WARP_MM, acquire_view, draw_place, draw_warp
 from odiff.storage import write_json
 
 VIEW = "sagittal"
@@ -53,7 +53,9 @@ def draw_knee(seed: int) -> tuple[np.ndarray, np.ndarray, Grid]:
     rng = np.random.default_rng([1, seed])
     knee = JOINTS["knee"]
     anatomy = knee.build(rng, {name: int(rng.integers(2)) for name in knee.diagnoses}, {})
-    series = acquire_view(anatomy, knee.labels, VIEW, "R", SIZE, SCANNERS[0], draw_warp(rng, WARP_MM), rng)
+    series = acquire_view(
+        anatomy, knee.labels, VIEW, "R", SIZE, SCANNERS[0], draw_warp(rng, WARP_MM), draw_place("R", rng), rng
+    )
     return series.image.array, series.mask, series.image.grid
 
 

@@ -19,7 +19,7 @@ from odiff.learning.segment import build_segmentation
 from odiff.network.diagnosis import FeatureChoice
 from odiff.network.fusion import build_fusion
 from odiff.phantom.acquisition import SCANNERS, Size
-from odiff.phantom.study import JOINTS, PhantomSeries, acquire_view, draw_warp
+from odiff.phantom.study import JOINTS, PhantomSeries, acquire_view, draw_place, draw_warp
 from odiff.phantom.writer import dataset_json
 from odiff.plan import Plan, read_plan
 from odiff.storage import write_json, write_text
@@ -40,7 +40,7 @@ def make_series(number: int, view: str) -> PhantomSeries:
     anatomy = joint.build(np.random.default_rng(number), diagnoses_of(number), {})
     warp = draw_warp(np.random.default_rng(number), 1.5)
     size = Size(SHAPE_ZYX[0] + 1, SHAPE_ZYX[1], SLICE_MM, PIXELS_MM[number])
-    whole = acquire_view(anatomy, joint.labels, view, "R", size, SCANNERS[0], warp, rng)
+    whole = acquire_view(anatomy, joint.labels, view, "R", size, SCANNERS[0], warp, draw_place("R", rng), rng)
     kept = slice(0, SHAPE_ZYX[0])
     grid = replace(whole.image.grid, shape_zyx=SHAPE_ZYX)
     return PhantomSeries(
