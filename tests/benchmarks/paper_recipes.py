@@ -35,7 +35,7 @@ from odiff.training.device import use_cores
 
 DATASET = "Dataset001_Knee"
 SETTINGS = RunSettings(0, torch.device("cpu"), 0)
-SMALL_PAPER = ("limits.fixed_patch_zyx=[16,64,64]", "network.base_channels=32", "limits.batch_size=2")
+SMALL_PAPER = ("limits.fixed_patch_zyx=[16,64,64]", "network.base_channels=32", "limits.batch_size=1")
 STEPS = ("pretrain.steps=300", "pretrain.ema_after=100", "segmentation.steps=450", "fusion.tabular=false")
 FUSIONS = ("concat", "linear_concat", "linear_add", "cross_attention", "gated", "gated_stacked")
 
