@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
+from odiff.dataset.splits import FOLDS
 from odiff.experiment_planning.fingerprint import Fingerprint
 from odiff.experiment_planning.presets import Preset
 from odiff.learning.warm_up import BATCH as HEAD_BATCH
-
-FOLDS = 5
 
 
 def with_epochs_as_steps(preset: Preset, fingerprint: Fingerprint) -> Preset:
@@ -15,9 +14,7 @@ def with_epochs_as_steps(preset: Preset, fingerprint: Fingerprint) -> Preset:
     if epochs is None:
         return preset
     masked = max((view.masked for view in fingerprint.views.values()), default=0)
-    diagnosed = max(
-        (sum(counts.get(kind, 0) for kind in ("0", "1")) for counts in fingerprint.diagnoses.values()), default=0
-    )
+    diagnosed = max((counts["positive"] + counts["negative"] for counts in fingerprint.diagnoses.values()), default=0)
     return replace(
         preset,
         segmentation=replace(preset.segmentation, steps=steps_of(epochs.segmentation, masked, preset.limits.batch_size)),
