@@ -7,9 +7,9 @@ import numpy as np
 from odiff.dataset import DatasetDescription
 from odiff.errors import PlanError
 from odiff.experiment_planning.fingerprint import Fingerprint, ViewFingerprint
-from odiff.experiment_planning.fixed import network_of_patch, spacing_of_patch
 from odiff.experiment_planning.memory import training_memory_gb
 from odiff.experiment_planning.mirroring import plan_mirroring
+from odiff.experiment_planning.networks import network_of_patch, plan_network, spacing_of_patch
 from odiff.experiment_planning.presets import Preset, block_in_voxels
 from odiff.experiment_planning.reasons import Reasons
 from odiff.experiment_planning.topology import (
@@ -19,7 +19,6 @@ from odiff.experiment_planning.topology import (
     Topology,
     bottleneck,
     fit_patch,
-    plan_channels,
     plan_topology,
 )
 from odiff.network.backbone import block_names
@@ -269,16 +268,6 @@ def cut_patch(
         shorter = list(patch)
         shorter[axis] -= topology.divisor_zyx[axis]
         wanted = (shorter[0], shorter[1], shorter[2])
-
-
-def plan_network(topology: Topology, preset: Preset) -> NetworkPlan:
-    """The network of a topology with the preset's widths; a stem of 2 or none starts at half the base width."""
-    wide = preset.network.base_channels if max(topology.stem_zyx) >= 4 else max(32, preset.network.base_channels // 2)
-    channels = plan_channels(len(topology.strides_zyx), wide, preset.network.largest_channels)
-    return NetworkPlan(
-        topology.stem_zyx, channels, topology.strides_zyx, topology.kernels_zyx, preset.network.blocks_per_stage,
-        preset.network.time_channels,
-    )  # fmt: skip
 
 
 def plan_batch(

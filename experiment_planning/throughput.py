@@ -31,13 +31,15 @@ class TaskFigures:
     diagnosis: float
 
 
-def training_work(plan: ViewPlan, classes: int, diagnosis_batch: int) -> TaskFigures:
+def training_work(plan: ViewPlan, classes: int, diagnosis_batch: int, head: str = "decoder") -> TaskFigures:
     """Multiply-adds of one optimiser step of each task, counted on networks without memory."""
     batch = TRAINING_PASSES * plan.batch_size * plan.accumulate
     last = usual_blocks(plan)[-1]
     return TaskFigures(
         batch * multiply_adds(lambda: build_backbone(plan.network), plan.patch_zyx),
-        batch * multiply_adds(lambda: SegmentationNetwork(plan.network, classes), plan.patch_zyx) if classes else 0.0,
+        batch * multiply_adds(lambda: SegmentationNetwork(plan.network, classes, head), plan.patch_zyx)
+        if classes
+        else 0.0,
         TRAINING_PASSES
         * diagnosis_batch
         * multiply_adds(
@@ -75,21 +77,21 @@ class Stopwatch:
     def _seconds(self, plan: Plan, view: ViewPlan, classes: int, diagnosis_batch: int) -> float:
         key = (view.network.stem_zyx, view.network.channels)
         if key not in self._rates:
-            self._rates[key] = training_rate(view, classes, self.device)
-        rate, work = self._rates[key], training_work(view, classes, diagnosis_batch)
+            self._rates[key] = training_rate(view, classes, self.device, plan.segmentation.head)
+        rate, work = self._rates[key], training_work(view, classes, diagnosis_batch, plan.segmentation.head)
         seconds = plan.pretrain.steps * work.pretrain / rate.pretrain
         seconds += plan.diagnosis.steps * work.diagnosis / rate.diagnosis
         return seconds + (plan.segmentation.steps * work.segmentation / rate.segmentation if classes else 0.0)
 
 
-def training_rate(plan: ViewPlan, classes: int, device: torch.device) -> TaskFigures:
+def training_rate(plan: ViewPlan, classes: int, device: torch.device, head: str = "decoder") -> TaskFigures:
     """Multiply-adds a second of a training step of each task, on a piece of the patch of about `PIECE_VOXELS`.
 
     Diagnosis trains the same layers as pretraining and is not measured apart.
     """
     piece = piece_of(plan)
     pretrain = _rate(lambda: build_backbone(plan.network), piece, device)
-    segmentation = _rate(lambda: SegmentationNetwork(plan.network, classes), piece, device) if classes else 0.0
+    segmentation = _rate(lambda: SegmentationNetwork(plan.network, classes, head), piece, device) if classes else 0.0
     return TaskFigures(pretrain, segmentation, pretrain)
 
 

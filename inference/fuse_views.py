@@ -13,7 +13,7 @@ from odiff.data.restoring import label_type
 from odiff.dataset import Series
 from odiff.errors import ImageError
 from odiff.geometry import Grid, Volume, image_from_volume, read_volume, write_volume
-from odiff.inference.predict import case_rows, find_series
+from odiff.inference.predict import by_case, case_rows, find_series
 from odiff.inference.predictor import Predictor
 from odiff.learning.segment import values_of_side
 
@@ -42,12 +42,9 @@ def fuse_folder(
     How many files were written, and one message per image that could not be read.
     """
     rows = case_rows(source, cases_file, predictor.plan)
-    by_case: dict[str, list[Series]] = {}
-    for one in find_series(source, predictor.plan):
-        if predictor.can_segment(one.view):
-            by_case.setdefault(one.case, []).append(one)
+    series = [one for one in find_series(source, predictor.plan) if predictor.can_segment(one.view)]
     written, failed = 0, []
-    for case, members in tqdm(sorted(by_case.items()), desc="fuse", unit="case"):
+    for case, members in tqdm(by_case(series), desc="fuse", unit="case"):
         paths = [target / FUSED / one.image.name for one in members]
         if len({one.view for one in members}) < 2 or all(path.exists() for path in paths):
             continue

@@ -17,7 +17,7 @@ from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, knows_diagnosis, train_view, training_cases
 from odiff.learning.subsets import is_labelled, patients_in, share_of
 from odiff.metrics.bootstrap import draw_counts, score_samples
-from odiff.metrics.classification import label_score
+from odiff.metrics.classification import label_score, mean_known
 from odiff.storage import read_json
 from odiff.training.run_folder import RunFolder
 
@@ -178,11 +178,11 @@ def auroc_scores(
         known = [one for one in single if one is not None]
         scores[name] = float(np.mean(known)) if known else None
         each = [score_samples("auroc", f.truth[:, k], f.logits[:, k], n) for f, n in zip(folds, drawn, strict=True)]
-        repeated[:, k] = _mean_known(np.stack(each, axis=1))
+        repeated[:, k] = mean_known(np.stack(each, axis=1))
     found = {name: _interval(scores[name], repeated[:, k]) for k, name in enumerate(diagnoses)}
     kept = [score for score in scores.values() if score is not None]
     macro = float(np.mean(kept)) if kept else None
-    return {**found, MEAN["diagnosis"]: _interval(macro, _mean_known(repeated))}
+    return {**found, MEAN["diagnosis"]: _interval(macro, mean_known(repeated))}
 
 
 def dice_scores(context: Context, summaries: Sequence[dict[str, Any]], rng: np.random.Generator) -> dict[str, Interval]:
@@ -195,11 +195,6 @@ def dice_scores(context: Context, summaries: Sequence[dict[str, Any]], rng: np.r
     repeated = counts @ dice / counts.sum(axis=1, keepdims=True)
     found = {name: _interval(float(dice[:, k].mean()), repeated[:, k]) for k, name in enumerate(structures)}
     return {**found, MEAN["segmentation"]: _interval(float(dice.mean()), repeated.mean(axis=1))}
-
-
-def _mean_known(values: np.ndarray) -> np.ndarray:
-    """(repeats, n) -> (repeats,), NaN where nothing is known."""
-    return np.ma.masked_invalid(values).mean(axis=1).filled(np.nan)
 
 
 def _interval(score: float | None, repeated: np.ndarray) -> Interval:

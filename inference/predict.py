@@ -1,7 +1,7 @@
 """Folder to folder: one segmentation per series, one row of diagnosis.csv per case."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,10 +66,7 @@ def predict_folder(
     failed: list[str] = []
     counts = {"segmented": 0, "diagnosed": 0, "skipped": 0}
     gates: dict[str, dict[str, tuple[float, ...]]] = {}
-    by_case: dict[str, list[Series]] = {}
-    for one in series:
-        by_case.setdefault(one.case, []).append(one)
-    for case, members in tqdm(sorted(by_case.items()), desc="predict", unit="case"):
+    for case, members in tqdm(by_case(series), desc="predict", unit="case"):
         row = rows.get(case)
         laterality = row.laterality if row else None
         tabular = row.tabular if row else {}
@@ -99,6 +96,14 @@ def predict_folder(
     if gates:
         _write_gates(target, gates, plan)
     return PredictOutcome(**counts, failed=tuple(failed), notes=tuple(notes))
+
+
+def by_case(series: Iterable[Series]) -> list[tuple[str, list[Series]]]:
+    """The cases in order of their names, each with its series."""
+    found: dict[str, list[Series]] = {}
+    for one in series:
+        found.setdefault(one.case, []).append(one)
+    return sorted(found.items())
 
 
 def check_target(target: Path, predictor: Predictor) -> None:

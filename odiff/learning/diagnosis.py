@@ -75,16 +75,7 @@ def train_diagnosis(
     run.write_config(meta)
     log_transfer(transfer, f"{view} diagnosis fold {fold}")
     network.backbone.load_state_dict(backbone.state_dict())
-    with torch.no_grad():
-        network.head.bias.copy_(prior_logits(items))
-    network.to(settings.device)
-    if recipe.head_steps and not run.checkpoint("latest").exists():
-        cached = cache_features(network, context.prepared(view), items, view_plan, settings.device)
-        point_head(network.head, cached)
-        warm_up_head(network, cached, recipe, settings.seed)
-    unused = unused_backbone(network)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not name.startswith(unused))
+    _start_head(network, context, view, items, settings, is_resumed=run.checkpoint("latest").exists())
     loop = LoopSettings(
         steps=recipe.steps, accumulate=1, gradient_clip=recipe.gradient_clip, weight_decay=recipe.weight_decay,
         ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every, validate_every=recipe.validate_every,
@@ -106,6 +97,24 @@ def train_diagnosis(
     rates = fine_tuning_rates(recipe, 0, recipe.backbone_rate if pretrained else 1.0)
     train(state, loop, run, DiagnosisBatches(source, items), loss, rates, meta, watch, f"{view} diagnosis fold {fold}")
     return run
+
+
+def _start_head(
+    network: DiagnosisNetwork, context: Context, view: str, items: Sequence[DiagnosisItem], settings: RunSettings,
+    is_resumed: bool,
+) -> None:  # fmt: skip
+    """Prevalences, then the warm-up on cached features unless a checkpoint follows; what is not read gets no gradient."""
+    recipe = context.plan.diagnosis
+    with torch.no_grad():
+        network.head.bias.copy_(prior_logits(items))
+    network.to(settings.device)
+    if recipe.head_steps and not is_resumed:
+        cached = cache_features(network, context.prepared(view), items, context.plan.views[view], settings.device)
+        point_head(network.head, cached)
+        warm_up_head(network, cached, recipe, settings.seed)
+    unused = unused_backbone(network)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(unused))
 
 
 def _stored_probes(run: RunFolder) -> ProbeResult | None:

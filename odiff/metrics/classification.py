@@ -82,7 +82,7 @@ def sample_labels(
     }
     if samples:
         of_labels = list(samples.values())
-        samples[MACRO] = {name: _mean_known(np.stack([one[name] for one in of_labels], axis=1)) for name in BOOTSTRAP}
+        samples[MACRO] = {name: mean_known(np.stack([one[name] for one in of_labels], axis=1)) for name in BOOTSTRAP}
     owner = np.repeat(np.arange(len(truth)), len(labels))
     pooled, spread = truth.ravel(), probability.ravel()
     if is_computable(pooled, np.asarray(patients)[owner]):
@@ -135,7 +135,7 @@ def with_intervals(
     return found
 
 
-def _mean_known(values: np.ndarray) -> np.ndarray:
+def mean_known(values: np.ndarray) -> np.ndarray:
     """(repeats, labels) -> (repeats,), the mean over labels that could be scored; NaN where none could."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):

@@ -132,7 +132,7 @@ def test_a_piece_still_divides():
 def test_hours_are_work_over_rate_and_each_network_is_measured_once(monkeypatch):
     measured = []
 
-    def rate(view, classes, device):
+    def rate(view, classes, device, head):
         measured.append(view.view)
         return TaskFigures(1e9, 2e9, 1e9)
 
