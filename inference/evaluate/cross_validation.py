@@ -29,8 +29,8 @@ DiceGain = dict[str, tuple[float, float]]
 class Variant:
     """Out-of-fold scores of one view, or the fusion, of one plan.
 
-    `gain` is, by label, the mean Dice as predicted and with only the largest component left; `fusion` names the variant of a
-    fused model.
+    `plan` is the name of its results folder, which differs from the plan's own for a baseline. `gain` is, by label, the mean Dice as
+    predicted and with only the largest component left; `fusion` names the variant of a fused model.
     """
 
     plan: str
@@ -107,7 +107,7 @@ def _variant(folder: Path, plan: Plan, view: str, prepared: Prepared, processes:
     diagnosis = out_of_fold(results, view, plan, prepared)
     if segmentation is None and diagnosis is None:
         return None
-    return Variant(plan.name, view, folder, Evaluation(segmentation, diagnosis), gain, fusion_of(results, view))
+    return Variant(folder.name, view, folder, Evaluation(segmentation, diagnosis), gain, fusion_of(results, view))
 
 
 def as_planned(description: DatasetDescription, plan: Plan) -> DatasetDescription:

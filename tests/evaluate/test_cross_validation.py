@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,9 @@ import pytest
 from odiff.data.store import open_array
 from odiff.errors import CheckpointError
 from odiff.inference import command as predict_command
+from odiff.inference.evaluate.best import choose, predict_commands
 from odiff.inference.evaluate.command import main
-from odiff.inference.evaluate.cross_validation import labels_to_clean
+from odiff.inference.evaluate.cross_validation import collect_variants, labels_to_clean, read_prepared
 from odiff.inference.postprocessing import read_postprocessing
 from odiff.metrics.segmentation import dice
 from odiff.plan import read_plan
@@ -29,6 +31,19 @@ def test_the_best_variant_of_each_task_is_named_with_its_lead(evaluated):
     assert [one["variant"] for one in segmentation["ranked"]] == ["better/axial", "cpu_demo/axial"]
     assert diagnosis["ranked"][0]["macro_auroc"] == 1
     assert "best: better/fused (concat), ahead of" in printed
+
+
+def test_a_baseline_is_a_variant_of_its_own_though_it_has_the_name_of_its_plan(evaluated, tmp_path):
+    roots, _, _ = evaluated
+    results = tmp_path / "Dataset001_Knee"
+    for name in ("cpu_demo", "cpu_demo_unet3d"):
+        shutil.copytree(roots / "results" / "Dataset001_Knee" / "cpu_demo", results / name)
+    prepared = read_prepared(roots / "preprocessed" / "Dataset001_Knee")
+    variants, _ = collect_variants(results, prepared, 1)
+    names = [one.name for one in variants]
+    assert len(names) == len(set(names)) and "cpu_demo_unet3d/axial" in names
+    commands = predict_commands({"segmentation": choose(variants[2:], "segmentation", 10)}, "Dataset001_Knee", None)
+    assert "-p cpu_demo_unet3d" in commands[0]
 
 
 def test_every_fold_is_scored_out_of_fold_and_can_be_compared_later(evaluated):
