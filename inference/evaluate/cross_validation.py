@@ -8,17 +8,19 @@ import numpy as np
 from scipy.special import expit
 
 from odiff.data.index import PreparedCase, read_index
+from odiff.data.tabular import has_table
 from odiff.dataset import CaseRow, DatasetDescription, parse_name, read_description
 from odiff.errors import CheckpointError, DatasetError
 from odiff.experiment_planning.parallel import run_parallel
 from odiff.inference.evaluate.probabilities import table_of
 from odiff.inference.evaluate.scoring import StoredScores, Structures, score_validation, structures_of
 from odiff.inference.evaluate.tables import VIEW, DiagnosisTable, Evaluation, Rows, segmentation_table
-from odiff.inference.models import find_plan, plan_folders
+from odiff.inference.models import find_plan, plan_folders, tabular_checkpoints
 from odiff.learning.calibration import read_calibration
 from odiff.learning.context import ALL, FUSED
 from odiff.learning.diagnosis_scores import read_logits
 from odiff.learning.pretrained import ResultsFolder
+from odiff.learning.tabular_stage import TABULAR
 from odiff.metrics.calibration import cross_fitted
 from odiff.plan import Plan
 
@@ -180,11 +182,31 @@ def labels_to_clean(gain: DiceGain, least: float = 1e-9) -> tuple[str, ...]:
 
 
 def out_of_fold(results: ResultsFolder, view: str, plan: Plan, prepared: Prepared) -> DiagnosisTable | None:
-    """Out-of-fold probabilities of a view or the fusion, calibrated by cross-fitting where prediction would calibrate them."""
+    """Out-of-fold probabilities of a view or the fusion, made as prediction makes them: calibrated, but by cross-fitting, where it
+    would calibrate, and mixed with the case table where it would mix."""
+    logits = read_folds(results, view, "diagnosis", plan, prepared)
+    if not logits:
+        return None
+    cases = tuple(sorted(logits))
+    rows = {case: as_row(prepared.cases[case]) for case in cases}
+    values = np.array([logits[case] for case in cases])
+    plain = table_of(cases, expit(values), rows, prepared.description)
+    probability = calibrated(results, view, "diagnosis", values, plain.truth, plain.rows.patients)
+    mixed = table_logits(results, view, plan, prepared)
+    kept = [number for number, case in enumerate(cases) if case in mixed]
+    if kept:
+        values = np.array([mixed[cases[number]] for number in kept])
+        patients = [plain.rows.patients[number] for number in kept]
+        probability[kept] = calibrated(results, view, TABULAR, values, plain.truth[kept], patients)
+    return replace(plain, probability=probability)
+
+
+def read_folds(results: ResultsFolder, view: str, task: str, plan: Plan, prepared: Prepared) -> dict[str, np.ndarray]:
+    """Validation logits (labels,) of all folds by case; those of cases that are no longer in the dataset are left out."""
     logits: dict[str, np.ndarray] = {}
     seen: dict[str, Path] = {}
-    for fold in single_folds(results, view, "diagnosis"):
-        folder = results.task(view, "diagnosis", fold).validation
+    for fold in single_folds(results, view, task):
+        folder = results.task(view, task, fold).validation
         if not (folder / "predictions.csv").exists():
             continue
         for case, row in read_logits(folder, plan.diagnoses).items():
@@ -192,15 +214,23 @@ def out_of_fold(results: ResultsFolder, view: str, plan: Plan, prepared: Prepare
                 raise DatasetError(_twice(seen[case], folder, f"case {case}"))
             if case in prepared.cases:
                 logits[case], seen[case] = row, folder
-    if not logits:
-        return None
-    cases = tuple(sorted(logits))
-    rows = {case: as_row(prepared.cases[case]) for case in cases}
-    values = np.array([logits[case] for case in cases])
-    plain = table_of(cases, expit(values), rows, prepared.description)
-    if read_calibration(results, view) is None:
-        return plain
-    return replace(plain, probability=cross_fitted(values, plain.truth, plain.rows.patients))
+    return logits
+
+
+def calibrated(
+    results: ResultsFolder, view: str, task: str, logits: np.ndarray, truth: np.ndarray, patients: Sequence[str]
+) -> np.ndarray:
+    """Probabilities of logits, both (cases, labels); cross-fitted where the results hold a calibration."""
+    return expit(logits) if read_calibration(results, view, task) is None else cross_fitted(logits, truth, patients)
+
+
+def table_logits(results: ResultsFolder, view: str, plan: Plan, prepared: Prepared) -> dict[str, np.ndarray]:
+    """Validation logits of the cases that prediction would mix with their row of the case table; none where it would mix none."""
+    folds = single_folds(results, FUSED, "diagnosis") if view == FUSED else []
+    if not tabular_checkpoints(results, folds):
+        return {}
+    mixed = read_folds(results, FUSED, TABULAR, plan, prepared)
+    return {case: row for case, row in mixed.items() if has_table(prepared.cases[case].tabular)}
 
 
 def as_row(case: PreparedCase) -> CaseRow:
@@ -209,6 +239,9 @@ def as_row(case: PreparedCase) -> CaseRow:
 
 
 def fusion_of(results: ResultsFolder, view: str) -> str | None:
-    """The variant of a fused model, as its configuration names it; None for a view."""
+    """The variant of a fused model, as its configuration names it, and whether it reads the case table; None for a view."""
     folds = single_folds(results, view, "diagnosis") if view == FUSED else []
-    return results.task(view, "diagnosis", folds[0]).read_config().get("variant") if folds else None
+    if not folds:
+        return None
+    variant = results.task(view, "diagnosis", folds[0]).read_config().get("variant")
+    return f"{variant} with the table" if tabular_checkpoints(results, folds) else variant

@@ -114,6 +114,35 @@ def test_tasks_that_are_best_in_different_plans_get_a_command_each(crossed):
     assert better[better.index("-o") + 1] != demo[demo.index("-o") + 1]
 
 
+def test_a_fusion_that_reads_the_case_table_is_scored_with_it_as_it_predicts(crossed):
+    """The plan's noisy fusion, beside a late fusion that is right about every case but one, which has no row in the table."""
+    folder = crossed / "results" / "Dataset001_Knee" / "cpu_demo"
+    index = crossed / "preprocessed" / "Dataset001_Knee" / "index.json"
+    content = json.loads(index.read_text())
+    without = content["cases"][0]
+    without["tabular"] = dict.fromkeys(without["tabular"])
+    index.write_text(json.dumps(content))
+    for fold in (0, 1):
+        run = folder / "fused" / "tabular" / f"fold_{fold}"
+        good = folder.parent / "better" / "fused" / "diagnosis" / f"fold_{fold}" / "validation"
+        shutil.copytree(good, run / "validation")
+        (run / "checkpoint_final.safetensors").write_bytes(b"")
+    assert main(call_for(crossed)) == 0
+    scored = pd.read_csv(folder.parent / "evaluation" / "cpu_demo" / "fused" / "diagnosis_cases.csv")
+    noisy = pd.concat(
+        pd.read_csv(folder / "fused" / "diagnosis" / f"fold_{fold}" / "validation" / "predictions.csv").set_index(
+            "case"
+        )
+        for fold in (0, 1)
+    )
+    assert len(scored) == len(noisy) * len(without["diagnoses"])
+    for row in scored.itertuples():
+        expected = noisy.loc[row.case, row.label] if row.case == without["name"] else 0.1 + 0.8 * row.truth
+        assert row.probability == pytest.approx(expected, abs=1e-5)
+    summary = json.loads((folder.parent / "evaluation" / "summary.json").read_text())
+    assert "cpu_demo/fused (concat with the table)" in {v["variant"] for v in summary["choices"]["diagnosis"]["ranked"]}
+
+
 def test_a_variant_of_too_few_patients_is_listed_and_not_ranked(crossed):
     folder = crossed / "results" / "Dataset001_Knee" / "better" / "fused" / "diagnosis"
     table = folder / "fold_0" / "validation" / "predictions.csv"
