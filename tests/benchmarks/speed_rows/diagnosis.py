@@ -1,26 +1,43 @@
 """Row c: diagnosis of a three-view study from files, against the paper's features of the same three files."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from speed_rows.measure import Worker, alternate, make_row, serve
+
+if TYPE_CHECKING:
+    from speed_rows.knees import Scan
 
 PAPER_ZYX = (16, 256, 256)
 TIME_STEPS = (200, 150, 50)
 
 
 def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
-    """Both with their models loaded; each piece of work reads the three files anew."""
+    """Both with their models loaded; each piece of work reads the three files anew.
+
+    The row is of a study as large as the peer's input, so that both look at as many voxels; its details hold a larger study, of
+    which odiff's plan keeps every voxel and the peer what it resizes to 16x256x256.
+    """
+    from speed_rows.knees import LARGE, PAPER_SIZED
+
+    larger = measured("c, 24x320x320", LARGE, work, repeats)
+    return [measured(names[0], PAPER_SIZED, work / "paper_sized", repeats, larger=larger)]
+
+
+def measured(name: str, scan: Scan, work: Path, repeats: int, **details: Any) -> dict[str, Any]:
+    """One row, of studies of the size `scan`."""
     from speed_rows.knees import random_diagnosis, write_knees
 
-    write_knees(work / "raw")
+    write_knees(work / "raw", scan)
     random_diagnosis(work)
     with Worker("diagnosis", "ours", str(work)) as ours, Worker("diagnosis", "peer", str(work)) as peer:
         sides = alternate(ours, peer, repeats=repeats)
-        what = "diagnose a three-view study from files"
-        return [make_row(names[0], what, *sides, ours=ours.info, peer=peer.info)]
+        what = f"diagnose a study of three views of {'x'.join(map(str, scan.shape_zyx))} from files"
+        return make_row(name, what, *sides, ours=ours.info, peer=peer.info, **details)
 
 
 def study(work: Path) -> dict[str, Path]:

@@ -1,6 +1,6 @@
 """Phantom knees as a clinical scanner stores them, and models of odiff's default plan for them with random weights."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,33 @@ from odiff.training.checkpoint import save_checkpoint
 from odiff.training.run_folder import RunFolder
 
 DATASET = "Dataset001_Knee"
-SHAPE_ZYX = (24, 320, 320)
-SLICE_MM = 3.5
-PIXELS_MM = (0.5, 0.45, 0.55, 0.47)  # the last is the knee to predict, so that neither side's median fits it
 CASES = 3
 
 
-def make_series(number: int, view: str) -> PhantomSeries:
-    """A series of 24x320x320 voxels of about 3.5 mm by `PIXELS_MM` of patient `number`, a right knee."""
+@dataclass(frozen=True)
+class Scan:
+    """Voxels of a series; pixels differ by patient, and the last is the knee to predict, so that neither side's median fits it."""
+
+    shape_zyx: tuple[int, int, int]
+    slice_mm: float
+    pixels_mm: tuple[float, ...]
+
+
+LARGE = Scan((24, 320, 320), 3.5, (0.5, 0.45, 0.55, 0.47))
+PAPER_SIZED = Scan((16, 256, 256), 4.5, (0.625, 0.56, 0.69, 0.59))
+
+
+def make_series(number: int, view: str, scan: Scan) -> PhantomSeries:
+    """A series of patient `number`, a right knee."""
     rng = np.random.default_rng([number, VIEWS.index(view)])
     joint = JOINTS["knee"]
     anatomy = joint.build(np.random.default_rng(number), diagnoses_of(number), {})
     warp = draw_warp(np.random.default_rng(number), 1.5)
-    size = Size(SHAPE_ZYX[0] + 1, SHAPE_ZYX[1], SLICE_MM, PIXELS_MM[number])
+    shape = scan.shape_zyx
+    size = Size(shape[0] + 1, shape[1], scan.slice_mm, scan.pixels_mm[number])
     whole = acquire_view(anatomy, joint.labels, view, "R", size, SCANNERS[0], warp, draw_place("R", rng), rng)
-    kept = slice(0, SHAPE_ZYX[0])
-    grid = replace(whole.image.grid, shape_zyx=SHAPE_ZYX)
+    kept = slice(0, shape[0])
+    grid = replace(whole.image.grid, shape_zyx=shape)
     return PhantomSeries(
         replace(whole.image, array=whole.image.array[kept], grid=grid), whole.mask[kept], whole.lesion[kept]
     )
@@ -61,7 +72,7 @@ def write_series(folder: Path, case: str, view: str, series: PhantomSeries, part
     return folder / f"images{part}" / file
 
 
-def write_knees(raw: Path) -> Path:
+def write_knees(raw: Path, scan: Scan = LARGE) -> Path:
     """The dataset: three knees to plan on, a fourth, ``new``, to predict, three views each; what is there is kept."""
     folder = raw / DATASET
     if (folder / "dataset.json").exists():
@@ -70,7 +81,7 @@ def write_knees(raw: Path) -> Path:
     for number in range(CASES + 1):
         case, part = (f"knee_{number}", "Tr") if number < CASES else ("new", "Ts")
         for view in VIEWS:
-            write_series(folder, case, view, make_series(number, view), part)
+            write_series(folder, case, view, make_series(number, view, scan), part)
         rows.append(f"{case},P{number},R," + ",".join(map(str, diagnoses_of(number).values())))
     write_text(folder / "cases.csv", "\n".join(rows) + "\n")
     write_json(folder / "dataset.json", dataset_json("knee") | {"tabular": {}, "groups": []})
