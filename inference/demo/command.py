@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="F",
         help="with --write-dataset: share of missing views, second series and unknown labels (default: %(default)s)",
     )
+    result.add_argument(
+        "--centers", nargs="*", default=(), metavar="A", help="with --write-dataset: hospitals A to I (default: A to D)"
+    )
     result.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     return result
 
@@ -72,7 +75,7 @@ def _body(arguments: argparse.Namespace) -> int:
             write_phantom_dataset(
                 arguments.write_dataset, joint=arguments.joint, cases=arguments.cases, seed=arguments.seed,
                 test_cases=arguments.test_cases, size=arguments.size, processes=arguments.processes, progress=bar.update,
-                atlas=atlas, messy=arguments.messy,
+                atlas=atlas, messy=arguments.messy, centers=tuple(arguments.centers),
             )  # fmt: skip
         return DONE
     settings = DemoSettings(seed=arguments.seed, processes=arguments.processes)

@@ -1,21 +1,32 @@
 """One patient: an anatomy, three acquisitions, and the truth."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
+from odiff.errors import UsageError
 from odiff.geometry import VIEWS, Volume
 from odiff.phantom import ankle, knee, shoulder
-from odiff.phantom.acquisition import SCANNERS, SIZES, SUBSLICES, Scanner, Size, acquire, draw_grid, grid_points
+from odiff.phantom.acquisition import (
+    MORE_SCANNERS,
+    SCANNERS,
+    SIZES,
+    SUBSLICES,
+    Scanner,
+    Size,
+    acquire,
+    draw_grid,
+    grid_points,
+)
 from odiff.phantom.atlas import AtlasSource, atlas_shapes
 from odiff.phantom.parts import Anatomy, paint
 from odiff.phantom.shapes import Shape
 from odiff.phantom.table import Cell, draw_table
 
 PHANTOM_VERSION = 2
-# How many studies each of SCANNERS contributes.
+# The share of studies that each of SCANNERS contributes.
 SHARES = (0.3, 0.25, 0.25, 0.2)
 Builder = Callable[[np.random.Generator, dict[str, int], Mapping[str, Shape]], Anatomy]
 WARP_MM, ATLAS_WARP_MM = 1.5, 2.5
@@ -63,8 +74,9 @@ class Study:
 
 
 def make_study(
-    joint: str, case_index: int, seed: int, size: str = "demo", atlas: AtlasSource | None = None, messy: float = 0.0
-) -> Study:
+    joint: str, case_index: int, seed: int, size: str = "demo", atlas: AtlasSource | None = None, messy: float = 0.0,
+    centers: tuple[str, ...] = (),
+) -> Study:  # fmt: skip
     """The study number `case_index` of a cohort; the same arguments always give the same voxels.
 
     Parameters
@@ -72,6 +84,7 @@ def make_study(
     atlas : a label map whose structures replace the parametric ones, deformed anew for every patient.
     messy : how often, as in a hospital's archive, a view is missing, a second series of a view has another contrast, a
         diagnosis or the laterality is unknown. What is there keeps its voxels.
+    centers : hospitals that contribute as many studies each; without, those of `SCANNERS` by `SHARES`.
     """
     rng = np.random.default_rng([PHANTOM_VERSION, seed, case_index])
     what = JOINTS[joint]
@@ -79,7 +92,8 @@ def make_study(
     diagnoses = {name: int(rng.normal(-0.15 + burden) > 0) for name in what.diagnoses}
     anatomy = what.build(rng, diagnoses, given_shapes(joint, atlas) if atlas else {})
     laterality = "L" if rng.random() < 0.5 else "R"
-    scanner = SCANNERS[int(rng.choice(len(SCANNERS), p=SHARES))]
+    scanners = scanners_of(centers) if centers else SCANNERS
+    scanner = scanners[int(rng.choice(len(scanners), p=None if centers else SHARES))]
     warp = draw_warp(rng, ATLAS_WARP_MM if atlas else WARP_MM)
     place = draw_place(laterality, rng)
     series = {
@@ -100,6 +114,15 @@ def make_study(
         del series[missing]
     known = {name: None if disorder.random() < messy else value for name, value in diagnoses.items()}
     return replace(study, diagnoses=known, laterality=None if disorder.random() < messy / 2 else laterality)
+
+
+def scanners_of(centers: Sequence[str]) -> list[Scanner]:
+    """The scanners of hospitals by their letters; a `UsageError` for a letter that none has."""
+    known = {scanner.center: scanner for scanner in (*SCANNERS, *MORE_SCANNERS)}
+    for center in centers:
+        if center not in known:
+            raise UsageError(f"--centers {center}: not one of {', '.join(known)}")
+    return [known[center] for center in centers]
 
 
 @lru_cache(maxsize=2)

@@ -2,24 +2,25 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from odiff.errors import UsageError
 from odiff.geometry import VIEWS, write_volume
 from odiff.phantom.atlas import AtlasSource
-from odiff.phantom.study import JOINTS, PHANTOM_VERSION, Study, given_shapes, make_study
+from odiff.phantom.study import JOINTS, PHANTOM_VERSION, Study, given_shapes, make_study, scanners_of
 from odiff.phantom.table import COLUMNS
 from odiff.storage import write_json, write_text
 
 Progress = Callable[[int], None]
+Job = tuple[str, int, int, str, AtlasSource | None, float, tuple[str, ...]]
 
 
 def write_phantom_dataset(
     folder: Path, *, joint: str, cases: int, seed: int, test_cases: int = 0, masked_cases: int | None = None,
     size: str = "demo", processes: int = 1, progress: Progress | None = None, atlas: AtlasSource | None = None,
-    messy: float = 0.0,
+    messy: float = 0.0, centers: tuple[str, ...] = (),
 ) -> None:  # fmt: skip
     """Write a dataset folder of phantom studies.
 
@@ -29,12 +30,12 @@ def write_phantom_dataset(
     masked_cases : how many training cases have masks; all by default.
     progress : called with 1 after each study.
     atlas : a label map to take structures from.
-    messy : share of cases and labels with a gap, see `make_study`.
+    messy, centers : share of cases and labels with a gap, and hospitals, see `make_study`.
 
     Raises
     ------
     UsageError
-        An unknown joint, no cases, a folder that holds something already, or an atlas that cannot be used.
+        An unknown joint or hospital, no cases, a folder that holds something already, or an atlas that cannot be used.
     """
     if joint not in JOINTS:
         raise UsageError(f"--joint {joint}: not one of {', '.join(JOINTS)}")
@@ -44,11 +45,13 @@ def write_phantom_dataset(
         raise UsageError(f"{folder}: is not empty; choose another folder")
     if atlas:
         given_shapes(joint, atlas)
+    scanners_of(centers)
     if not 0 <= messy < 1:
         raise UsageError(f"--messy {messy}: must be at least 0 and below 1")
     masked = cases if masked_cases is None else masked_cases
     rows = []
-    for number, study in _studies(joint, cases + test_cases, seed, size, processes, atlas, messy):
+    jobs = [(joint, number, seed, size, atlas, messy, centers) for number in range(cases + test_cases)]
+    for number, study in _studies(jobs, processes):
         is_test = number >= cases
         name = f"{joint}_{number:05d}"
         write_study(folder, name, study, "Ts" if is_test else "Tr", is_test or number < masked)
@@ -59,20 +62,17 @@ def write_phantom_dataset(
     write_json(folder / "dataset.json", dataset_json(joint))
 
 
-def _studies(
-    joint: str, count: int, seed: int, size: str, processes: int, atlas: AtlasSource | None, messy: float
-) -> Iterator[tuple[int, Study]]:
+def _studies(jobs: Sequence[Job], processes: int) -> Iterator[tuple[int, Study]]:
     if processes <= 1:
-        yield from ((number, make_study(joint, number, seed, size, atlas, messy)) for number in range(count))
+        yield from map(_numbered_study, jobs)
         return
     from multiprocessing import get_context
 
     with get_context("spawn").Pool(processes) as pool:
-        jobs = ((joint, number, seed, size, atlas, messy) for number in range(count))
         yield from pool.imap_unordered(_numbered_study, jobs)
 
 
-def _numbered_study(job: tuple[str, int, int, str, AtlasSource | None, float]) -> tuple[int, Study]:
+def _numbered_study(job: Job) -> tuple[int, Study]:
     return job[1], make_study(*job)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from odiff.errors import UsageError
 from odiff.geometry import VIEWS, view_angle_deg
 from odiff.phantom import JOINTS, make_study
 from odiff.phantom.table import COLUMNS, OF_TRAUMA, OF_WEAR, draw_table
@@ -76,6 +77,20 @@ def test_every_structure_is_drawn_somewhere(joint, studies):
 
 def test_left_and_right_joints_are_both_there(studies):
     assert {study.laterality for study in studies} == {"L", "R"}
+
+
+def test_hospitals_change_the_scanner_and_not_the_patient(joint, studies):
+    """The same patients elsewhere: diagnoses and laterality stay, and every hospital that was asked for is there."""
+    elsewhere = [make_study(joint, number, 3, "tiny", centers=("F", "I")) for number in range(12)]
+    assert {study.center for study in elsewhere} == {"F", "I"}
+    assert {study.field_strength_t for study in elsewhere} == {3.0, 0.55}
+    for here, there in zip(studies, elsewhere, strict=True):
+        assert (here.diagnoses, here.laterality) == (there.diagnoses, there.laterality)
+
+
+def test_an_unknown_hospital_is_named():
+    with pytest.raises(UsageError, match="--centers Z"):
+        make_study("knee", 0, 3, "tiny", centers=("A", "Z"))
 
 
 def test_messy_cohorts_keep_the_voxels_that_are_there(studies, joint):
