@@ -5,24 +5,30 @@ from dataclasses import dataclass, replace
 
 from odiff.errors import UsageError
 from odiff.experiment_planning.presets import Preset
+from odiff.experiment_planning.throughput import PlanHours
 from odiff.plan import Decision, Plan
 
 RESOLUTIONS = (1.0, 0.5, 0.25)
 ENOUGH_STEPS = 0.5
 MOST_STEPS = 4.0
 LEAST_STEPS = 0.02
-# Loading, validation, checkpoints and the warm-up of the diagnosis head, as a factor on the steps' time.
+# Loading, validation and checkpoints, as a factor on the steps' time.
 BESIDE_STEPS = 1.2
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A preset with less resolution or width, its plan, and the hours that all its steps would take here."""
+    """A preset with less resolution or width, its plan, the hours that all its steps would take here, and those beside them."""
 
     preset: Preset
     plan: Plan
     hours: float
     described: str
+    beside: float = 0.0
+
+    def share(self, hours: float) -> float:
+        """How much of its steps it makes in `hours`."""
+        return (hours - self.beside) / self.hours
 
 
 def candidate_presets(preset: Preset) -> list[tuple[str, Preset]]:
@@ -54,13 +60,14 @@ def choose(candidates: Sequence[Candidate], hours: float) -> tuple[Candidate, fl
         Not even the cheapest makes `LEAST_STEPS` of them.
     """
     ordered = sorted(candidates, key=lambda candidate: candidate.hours, reverse=True)
-    able = [one for one in ordered if hours / one.hours >= ENOUGH_STEPS]
+    able = [one for one in ordered if one.share(hours) >= ENOUGH_STEPS]
     chosen = able[0] if able else ordered[-1]
-    share = min(MOST_STEPS, hours / chosen.hours)
+    share = min(MOST_STEPS, chosen.share(hours))
     if share < LEAST_STEPS:
+        least = chosen.beside + chosen.hours * LEAST_STEPS
         raise UsageError(
-            f"--hours {hours:g}: the smallest plan needs {chosen.hours:.1f} h for all its steps and {chosen.hours * LEAST_STEPS:.2f} h "
-            "to learn anything; give more hours, fewer --views, or --preset cpu_demo"
+            f"--hours {hours:g}: the smallest plan needs {chosen.hours:.1f} h for all its steps "
+            f"and {least:.2f} h to learn anything; give more hours, fewer --views, or --preset cpu_demo"
         )
     return chosen, share
 
@@ -85,7 +92,10 @@ def scaled_steps(preset: Preset, share: float) -> Preset:
 
 def budget_decision(chosen: Candidate, share: float, hours: float, candidates: Sequence[Candidate]) -> Decision:
     """Why this candidate, with what every other would have taken."""
-    others = "; ".join(f"{one.described}: {one.hours:.2f} h for all steps" for one in candidates)
+    others = "; ".join(
+        f"{one.described}: {one.hours:.2f} h for all steps, {one.beside:.2f} h for probes and the head"
+        for one in candidates
+    )
     rule = (
         f"--hours {hours:g} for pretraining and one fold of each task of every view: the costliest plan that makes at least "
         f"{ENOUGH_STEPS:g} of the preset's steps; it makes {share:.2f} of them"
@@ -94,14 +104,14 @@ def budget_decision(chosen: Candidate, share: float, hours: float, candidates: S
 
 
 def plan_within(
-    preset: Preset, hours: float, make_plan: Callable[[Preset], Plan], cost: Callable[[Plan], float]
+    preset: Preset, hours: float, make_plan: Callable[[Preset], Plan], cost: Callable[[Plan], PlanHours]
 ) -> tuple[Plan, Decision]:
     """The plan for a budget.
 
     Parameters
     ----------
     make_plan : plans the dataset from a preset.
-    cost : hours that all steps of a plan take on this machine.
+    cost : what a plan takes on this machine.
 
     Raises
     ------
@@ -115,6 +125,7 @@ def plan_within(
         plan = make_plan(candidate)
         if any(plan.views == one.plan.views for one in candidates):
             continue
-        candidates.append(Candidate(candidate, plan, BESIDE_STEPS * cost(plan), described))
+        taken = cost(plan)
+        candidates.append(Candidate(candidate, plan, BESIDE_STEPS * taken.steps, described, taken.beside))
     chosen, share = choose(candidates, hours)
     return make_plan(scaled_steps(chosen.preset, share)), budget_decision(chosen, share, hours, candidates)

@@ -18,6 +18,7 @@ from odiff.plan import NetworkPlan
 from odiff.plan.schema import Triple
 
 GIB = 2**30
+FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class TaskCost:
 
 PRETRAIN = TaskCost(0.17, 20.0, 22.0, 1.6, 5.9, 91.0)
 SEGMENTATION = TaskCost(0.19, 20.0, 12.0, 2.1, 2.2, 48.0)
-DIAGNOSIS = TaskCost(0.21, 12.0, 15.0, 0.8, 0.0, 40.0)
+DIAGNOSIS = TaskCost(0.21, 18.0, 15.0, 0.8, 0.0, 40.0)
+# In bfloat16 some of what is kept is float32, and casts beside it.
+KEPT_IN_FLOAT32 = 0.65
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ def task_memory_gb(
     voxels = patch_zyx[0] * patch_zyx[1] * patch_zyx[2]
 
     def needed(cost: TaskCost, counts: Counts, batch: int) -> float:
-        values = value_bytes * (cost.per_kept * counts.kept + cost.per_largest * counts.largest)
+        per_kept = cost.per_kept * (KEPT_IN_FLOAT32 if value_bytes == FLOAT32 else 1)
+        values = value_bytes * (per_kept * counts.kept + cost.per_largest * counts.largest)
         more = max(cost.saved * counts.parameters, batch * (values + cost.per_voxel * voxels))
         return cost.fixed_gb + (cost.per_parameter * counts.parameters + more) / GIB
 

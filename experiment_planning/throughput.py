@@ -2,15 +2,21 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from odiff.learning.diagnose import build_diagnosis
+from odiff.learning.inner_logits import INNER_FOLDS
 from odiff.learning.probes import usual_blocks
-from odiff.network.backbone import build_backbone
+from odiff.learning.warm_up import BATCH, CachedFeatures, warm_up_head
+from odiff.network.backbone import block_shapes, blocks_of, build_backbone
+from odiff.network.diagnosis import FeatureChoice
+from odiff.network.heads import pooled_grid
 from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Plan, ViewPlan
 from odiff.plan.schema import Triple
@@ -62,26 +68,73 @@ def multiply_adds(
     return counter.get_total_flops() / 2
 
 
+@dataclass(frozen=True)
+class PlanHours:
+    """What a plan takes: all its steps, and beside them what is the same however many they are."""
+
+    steps: float
+    beside: float
+
+
 class Stopwatch:
     """Hours that plans take on one device; a network of known widths and stem is measured once."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._rates: dict[Any, TaskFigures] = {}
+        self._head_steps: dict[Any, float] = {}
 
-    def hours(self, plan: Plan) -> float:
-        """Hours of all steps of pretraining and of one fold of each task, over all views."""
-        classes, diagnosis_batch = len(plan.labels), plan.diagnosis.batch_size if plan.diagnoses else 0
-        return sum(self._seconds(plan, view, classes, diagnosis_batch) for view in plan.views.values()) / 3600
+    def hours(self, plan: Plan) -> PlanHours:
+        """Pretraining and one fold of each task, over all views and, for diagnosis, their fusion."""
+        views = plan.views.values()
+        steps, beside = sum(map(partial(self._steps, plan), views)), sum(map(partial(self._beside, plan), views))
+        return PlanHours(steps / 3600, beside / 3600)
 
-    def _seconds(self, plan: Plan, view: ViewPlan, classes: int, diagnosis_batch: int) -> float:
+    def _rate(self, plan: Plan, view: ViewPlan) -> TaskFigures:
         key = (view.network.stem_zyx, view.network.channels)
         if key not in self._rates:
-            self._rates[key] = training_rate(view, classes, self.device, plan.segmentation.head)
-        rate, work = self._rates[key], training_work(view, classes, diagnosis_batch, plan.segmentation.head)
+            self._rates[key] = training_rate(view, len(plan.labels), self.device, plan.segmentation.head)
+        return self._rates[key]
+
+    def _steps(self, plan: Plan, view: ViewPlan) -> float:
+        """Seconds of all optimiser steps of a view."""
+        batch = plan.diagnosis.batch_size if plan.diagnoses else 0
+        rate, work = self._rate(plan, view), training_work(view, len(plan.labels), batch, plan.segmentation.head)
         seconds = plan.pretrain.steps * work.pretrain / rate.pretrain
         seconds += plan.diagnosis.steps * work.diagnosis / rate.diagnosis
-        return seconds + (plan.segmentation.steps * work.segmentation / rate.segmentation if classes else 0.0)
+        return seconds + (plan.segmentation.steps * work.segmentation / rate.segmentation if plan.labels else 0.0)
+
+    def _beside(self, plan: Plan, view: ViewPlan) -> float:
+        """Seconds of the probes of a view and of the warm-ups of its head: its own, and those of the inner folds that a gate or the
+        case table learns from.
+        """
+        if not plan.diagnoses:
+            return 0.0
+        key = (view.network.stem_zyx, view.network.channels, view.patch_zyx)
+        if key not in self._head_steps:
+            self._head_steps[key] = head_step_seconds(plan, view, self.device)
+        needs_inner = plan.fusion.variant.startswith("gated") or bool(plan.tabular and plan.fusion.tabular)
+        warm_ups = 1 + (INNER_FOLDS if needs_inner else 0)
+        forward = training_work(view, 0, 1).diagnosis / TRAINING_PASSES / self._rate(plan, view).pretrain
+        reads = plan.diagnosis.probe_cases * (len(view.diffusion.probe_time_steps) + warm_ups)
+        return warm_ups * plan.diagnosis.head_steps * self._head_steps[key] + reads * forward
+
+
+def head_step_seconds(plan: Plan, view: ViewPlan, device: torch.device) -> float:
+    """Seconds of one step of the head's warm-up, on features of noise."""
+    choice = FeatureChoice(view.diffusion.probe_time_steps[0], usual_blocks(view))
+    network = place(build_diagnosis(plan, view.view, choice), device)
+    blocks, shapes = blocks_of(view.network), block_shapes(view.network, view.patch_zyx)
+    features = {
+        name: torch.randn(BATCH, blocks[name].channels, *pooled_grid(shapes[name])).half() for name in choice.blocks
+    }
+    cached = CachedFeatures(features, torch.arange(BATCH), torch.zeros(BATCH, len(plan.diagnoses)))
+    seconds = []
+    for _ in range(WARM_UPS + STEPS):
+        started = time.perf_counter()
+        warm_up_head(network, cached, replace(plan.diagnosis, head_steps=1), 0)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[WARM_UPS:])
 
 
 def training_rate(plan: ViewPlan, classes: int, device: torch.device, head: str = "decoder") -> TaskFigures:

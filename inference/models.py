@@ -15,8 +15,7 @@ from odiff.learning.context import FUSED
 from odiff.learning.diagnose import load_diagnosis, load_fusion
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.segment import Segmenter, load_segmentation
-from odiff.learning.tabular import TabularModel
-from odiff.learning.tabular_stage import TABULAR, load_tabular
+from odiff.learning.tabular_model import TABULAR, TabularModel, load_tabular
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import FusionNetwork
 from odiff.plan import Plan, plan_from_plain

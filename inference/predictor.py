@@ -19,7 +19,7 @@ from odiff.inference.models import TASKS, LoadedModels, Wanted, load_models
 from odiff.inference.postprocessing import cleaned
 from odiff.learning.diagnose import embed_volume, volume_logits
 from odiff.learning.segment import labels_and_probabilities_on_grid, labels_on_grid, probability_slabs
-from odiff.learning.tabular_stage import TABULAR
+from odiff.learning.tabular_model import TABULAR
 from odiff.network.fusion import GatedFusion
 from odiff.plan import Plan
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -12,6 +13,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.phantom import write_phantom_dataset
+
+hypothesis.settings.register_profile("odiff", deadline=None)  # no example fails for being slow: the machine may be busy
+hypothesis.settings.load_profile("odiff")
 
 
 @pytest.fixture(scope="session")

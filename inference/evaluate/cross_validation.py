@@ -20,7 +20,7 @@ from odiff.learning.calibration import read_calibration
 from odiff.learning.context import ALL, FUSED
 from odiff.learning.diagnosis_scores import read_logits
 from odiff.learning.pretrained import ResultsFolder
-from odiff.learning.tabular_stage import TABULAR
+from odiff.learning.tabular_model import TABULAR
 from odiff.metrics.calibration import cross_fitted
 from odiff.plan import Plan
 

@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 
 HEADER = 348
+GZIP_LEVEL = 6  # the module's own default, 9, takes 3 to 12 times as long for 4 to 20 % less
 PIXDIM = slice(76, 108)
 ORIENTATION = slice(252, 328)
 
@@ -38,4 +39,4 @@ def copy_geometry(source: Path, target: Path) -> None:
 
 
 def _open(path: Path, mode: str):  # type: ignore[no-untyped-def]
-    return gzip.open(path, mode) if path.name.lower().endswith(".gz") else path.open(mode)
+    return gzip.open(path, mode, GZIP_LEVEL) if path.name.lower().endswith(".gz") else path.open(mode)

@@ -8,7 +8,7 @@ from odiff.data.tabular import has_table
 from odiff.learning.calibration import CALIBRATION, StoredCalibration
 from odiff.learning.context import Context
 from odiff.learning.diagnosis_scores import read_logits, scores_but, truth_of
-from odiff.learning.tabular_stage import TABULAR
+from odiff.learning.tabular_model import TABULAR
 from odiff.metrics.calibration import cross_fitted, fit_calibration
 from odiff.plan import to_plain
 from odiff.storage import write_json

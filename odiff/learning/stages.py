@@ -18,7 +18,8 @@ from odiff.learning.segment import load_segmentation
 from odiff.learning.segmentation import TaskData, train_segmentation
 from odiff.learning.segmentation_scores import validate_segmentation
 from odiff.learning.subsets import LabelShare, is_labelled, label_subset, share_of
-from odiff.learning.tabular_stage import TABULAR, run_tabular, uses_table
+from odiff.learning.tabular_model import TABULAR
+from odiff.learning.tabular_stage import run_tabular, uses_table
 from odiff.network.baselines import BASELINES
 from odiff.plan.parse import closest
 from odiff.training.run_folder import RunFolder

@@ -1,7 +1,6 @@
 """Late fusion with the case table, learnt from logits that know nothing of the case they are of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +9,6 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from odiff.data.tabular import (
-    OWN_CODES,
     EncodedTable,
     Row,
     TableColumns,
@@ -21,6 +19,7 @@ from odiff.data.tabular import (
 )
 from odiff.learning.diagnosis_scores import masked_bce
 from odiff.learning.subsets import FEWEST
+from odiff.learning.tabular_model import TabularModel, build_table
 from odiff.network.tabular import TabularFusion, TabularNetwork
 from odiff.plan import FusionRecipe
 
@@ -29,22 +28,6 @@ HIDDEN, DROPOUT, DECAY = 0.1, 0.3, 0.1
 GAIN = 1.92
 LEAST_SLOPE, MOST_SLOPE, MOST_SHIFT = 0.02, 8.0, 8.0
 LEAST_SHARE = 1e-6
-
-
-@dataclass(frozen=True)
-class TabularModel:
-    """A trained late fusion and the columns it reads."""
-
-    network: TabularFusion
-    columns: TableColumns
-
-    @torch.no_grad()
-    def mix(self, images: np.ndarray, rows: Sequence[Row]) -> np.ndarray:
-        """Logits of the images (cases, labels) and the table's rows -> logits; unchanged where nothing of a row is known."""
-        known = [{name: row.get(name) for name in self.columns.kinds} for row in rows]
-        table = encode(known, self.columns)
-        has_row = torch.tensor([has_table(row) for row in known], dtype=torch.bool)
-        return self.network(torch.from_numpy(images).float(), table.values, table.codes, has_row).numpy()
 
 
 def learn_tabular(
@@ -72,12 +55,6 @@ def learn_tabular(
         found = fit_mix(out_of_fold[known, label], images[seen, label][known], truth[seen, label][known])
         _set_mix(network, label, *found)
     return TabularModel(network.eval(), columns)
-
-
-def build_table(columns: TableColumns, labels: int, dropout: float = 0.0) -> TabularNetwork:
-    """The network for these columns, untrained."""
-    codes = [len(known) + OWN_CODES for known in columns.categorical.values()]
-    return TabularNetwork(len(columns.continuous), codes, labels, dropout)
 
 
 def fit_table(

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,25 +10,23 @@ import torch
 from torch import Tensor
 
 from odiff.data.index import PreparedCase
-from odiff.data.tabular import TableColumns, has_table
-from odiff.errors import CheckpointError
+from odiff.data.tabular import has_table
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import load_fusion
 from odiff.learning.diagnosis_scores import read_logits, scores_but, truth_of, write_scores
 from odiff.learning.fusion import EmbeddedCases, inner_cases, view_networks, with_views
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.subsets import LabelShare
-from odiff.learning.tabular import TabularModel, build_table, learn_tabular
+from odiff.learning.tabular import learn_tabular
+from odiff.learning.tabular_model import TABULAR, load_tabular
 from odiff.metrics.calibration import identity
 from odiff.network.fusion import FusionNetwork, GatedFusion, mean_present
-from odiff.network.tabular import TabularFusion
-from odiff.plan import Plan, from_plain, to_plain
+from odiff.plan import Plan, to_plain
 from odiff.storage import write_json, write_text
-from odiff.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from odiff.training.checkpoint import save_checkpoint
 from odiff.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
-TABULAR = "tabular"
 MIX = "mix.csv"
 
 
@@ -82,15 +79,6 @@ def fused_logits(fusion: FusionNetwork, inner: EmbeddedCases) -> Tensor:
     return (
         fusion.mix(stacked, inner.present) if isinstance(fusion, GatedFusion) else mean_present(stacked, inner.present)
     )
-
-
-def load_tabular(path: Path, labels: int) -> TabularModel:
-    """A trained late fusion, ready to predict."""
-    checkpoint = read_checkpoint(path)
-    columns = from_plain(TableColumns, checkpoint.meta["fitted"], str(path), CheckpointError)
-    network = TabularFusion(build_table(columns, labels))
-    load_weights(network, checkpoint.part("weights."), str(path))
-    return TabularModel(network.eval(), columns)
 
 
 def validate_tabular(

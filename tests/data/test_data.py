@@ -31,7 +31,7 @@ def view_plan(spacing, view="sagittal"):
     st.tuples(st.integers(1, 8), st.integers(1, 9), st.integers(1, 9)),
     st.floats(0.2, 1.0),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_sliding_identity_gives_the_volume_back(shape, patch, step):
     volume = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
     found = sliding_window(lambda x: torch.cat([x, -x], dim=1).split(2, dim=2), volume, patch, step_size=step)

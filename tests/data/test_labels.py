@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from odiff.data.labels import keep_largest
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.floats(0.02, 0.3))
 def test_the_largest_component_is_simpleitks(seed, share):
     rng = np.random.default_rng(seed)

@@ -29,14 +29,14 @@ def shares(labels, value, shape):
 
 
 @given(SHAPES, st.floats(0.3, 0.97), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_opening_in_plane_is_scipys(shape, share, seed):
     mask = np.random.default_rng(seed).random(shape) < share
     assert np.array_equal(opened_in_plane(mask), ndimage.binary_opening(mask, structure=np.ones((1, 3, 3), bool)))
 
 
 @given(st.integers(1, 500), st.lists(st.floats(0, 100), min_size=1, max_size=7), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_percentiles_are_numpys(size, wanted, seed):
     values = np.random.default_rng(seed).choice([0.0, 1.5, -3.0, 200.0, 7.25], size).astype(np.float32)
     before = values.copy()
@@ -47,7 +47,7 @@ def test_percentiles_are_numpys(size, wanted, seed):
 
 
 @given(SHAPES, TARGETS, st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_voxel_takes_the_label_with_the_largest_share(shape, target, seed):
     """The oracle works out every label over the whole volume; where the largest shares differ by rounding, any may win."""
     rng = np.random.default_rng(seed)
@@ -63,7 +63,7 @@ def test_a_voxel_takes_the_label_with_the_largest_share(shape, target, seed):
 
 
 @given(SHAPES, TARGETS, st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_slices_are_interpolated_as_torch_does(shape, target, seed):
     volume = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
     in_plane = F.interpolate(volume, size=target[1:], mode="bilinear", antialias=True)

@@ -42,7 +42,7 @@ def whole_at_once(scores, geometry):
 
 
 @given(sizes, sizes, st.integers(1, 5), st.booleans(), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_labels_restored_slab_by_slab_are_those_of_the_whole_volume(shape, crop, slab, is_mirrored, is_probability):
     geometry, scores = (
         geometry_of(shape, crop, is_mirrored=is_mirrored),
@@ -58,7 +58,7 @@ def test_labels_restored_slab_by_slab_are_those_of_the_whole_volume(shape, crop,
 
 
 @given(sizes, sizes, st.integers(1, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_restored_probabilities_are_those_of_the_whole_volume(shape, crop, slab):
     geometry, scores = geometry_of(shape, crop), scores_of(shape)
     labels, maps = restore_all(scores.split(slab, dim=1), VALUES, geometry)
@@ -98,7 +98,7 @@ def test_large_label_values_get_the_integers_they_need(kind):
     st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6)),
     st.floats(0.3, 1.0),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_slabs_are_the_weighted_mean_of_all_tiles(shape, patch, step):
     volume = torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))
 

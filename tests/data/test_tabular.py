@@ -32,7 +32,7 @@ def test_missing_and_never_seen_are_states_of_their_own():
     assert [has_table(row) for row in rows] == [True, False, True]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS, ROWS)
 def test_any_rows_become_finite_numbers_and_known_codes(training, others):
     columns = fit_columns(training, KINDS)

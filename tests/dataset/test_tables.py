@@ -66,7 +66,7 @@ def test_faults_name_the_case_the_column_and_the_value(tmp_path, text, named):
     assert "cases.csv" in str(caught.value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=200) | st.text(alphabet="casepatintACLM,\n\"'01 ;\t", max_size=200).map(str.encode))
 def test_any_bytes_give_rows_or_faults_never_another_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("table") / "cases.csv"
@@ -75,7 +75,7 @@ def test_any_bytes_give_rows_or_faults_never_another_error(tmp_path_factory, con
     assert isinstance(rows, dict) and all(fault.advice for fault in faults)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 15), min_size=2, max_size=40), st.integers(0, 5))
 def test_folds_never_share_a_patient_and_use_every_case(patient_numbers, seed):
     names = [f"c{number}" for number in range(len(patient_numbers))]

@@ -48,7 +48,7 @@ def folds_of(seed, folds=3, cases=40):
     return [FoldScores(*one) for one in zip(truth, logits, patients, strict=True)]
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(0, 1000))
 def test_auroc_is_the_mean_over_folds_and_lies_in_its_interval(seed):
     folds = folds_of(seed)

@@ -3,6 +3,8 @@
 import csv
 import gzip
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -227,3 +229,9 @@ def test_an_interrupted_write_leaves_no_half_file(predictor, images, tmp_path, m
     with pytest.raises(StorageError, match="disk is full"):
         predict_folder(predictor, images, tmp_path / "out")
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+def test_the_command_starts_without_what_only_training_needs():
+    """They take a second to import, as long as a small prediction."""
+    code = "import sys, odiff.inference.command; print({'sklearn', 'pandas', 'matplotlib'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -27,7 +27,7 @@ def cohort(patients, seed=0):
     ]  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.integers(0, 5), st.sampled_from(FRACTIONS), st.sampled_from(FRACTIONS))
 def test_shares_are_nested_repeatable_whole_patients_and_never_rounded_up(patients, seed, one, other):
     cases = cohort(patients, seed)
@@ -65,7 +65,7 @@ def imbalance(traits, order):
     return float(((counts - wanted) ** 2 / variance).mean())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(8, 80), st.integers(1, 6), st.integers(0, 10_000))
 def test_every_beginning_of_the_order_is_better_balanced_than_random_ones(patients, labels, seed):
     rng = np.random.default_rng(seed)

@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from odiff.data.tabular import encode, fit_columns
-from odiff.learning.tabular import TabularModel, build_table, fit_mix, held_out_logits, learn_tabular
+from odiff.learning.tabular import fit_mix, held_out_logits, learn_tabular
+from odiff.learning.tabular_model import TabularModel, build_table
 from odiff.network.tabular import TabularFusion
 from odiff.phantom import JOINTS
 from odiff.phantom.table import COLUMNS, OF_WEAR, draw_table

@@ -111,7 +111,7 @@ def test_cross_fitting_never_lets_a_patient_calibrate_itself():
     assert np.allclose(cross_fitted(logits, truth, groups)[10:12], cross_fitted(logits, flipped, groups)[10:12])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(3, 40), st.integers(1, 6))
 def test_bootstrapped_scores_are_scikit_learns_on_the_drawn_cases(seed, cases, levels):
     rng = np.random.default_rng(seed)

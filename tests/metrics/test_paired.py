@@ -22,7 +22,7 @@ def drawn(seed, cases, labels):
     return truth, probability
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.integers(4, 80))
 def test_calibration_error_is_the_weighted_gap_of_scikit_learns_bins(seed, cases):
     truth, probability = (part[:, 0] for part in drawn(seed, cases, 1))

@@ -21,7 +21,7 @@ def surface_points(mask, spacing):
     return np.argwhere(mask & ~inner) * np.asarray(spacing)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.floats(0.3, 4), st.floats(0.3, 2))
 def test_surface_scores_are_those_of_all_pairs_of_surface_voxels(seed, through_plane, in_plane):
     rng = np.random.default_rng(seed)

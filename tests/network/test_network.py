@@ -26,7 +26,7 @@ EITHER = pytest.mark.parametrize("plan", [PLAN, SMALL_PAPER], ids=["unet", "pape
 
 
 @given(st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 4, 4), (1, 2, 4)]))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_the_stem_rearranges_voxels_and_nothing_else(block):
     x = torch.randn(2, 3, 4, 8, 8)
     folded = space_to_depth(x, block)

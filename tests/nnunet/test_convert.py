@@ -116,7 +116,7 @@ def test_nnunet_itself_finds_nothing_wrong(cohort, name):
 
 
 @given(st.dictionaries(st.text("abc", min_size=1), st.integers(1, 900), max_size=6), st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_labels_become_consecutive_in_their_order_with_the_ignored_last(labels, has_ignored):
     labels = {"background": 0, **labels}
     found = consecutive_labels(labels, has_ignored)

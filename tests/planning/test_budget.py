@@ -22,12 +22,15 @@ from odiff.experiment_planning.planner import Machine, Reasons, Tasks, plan_view
 from odiff.experiment_planning.presets import read_preset
 from odiff.experiment_planning.throughput import (
     TRAINING_PASSES,
+    PlanHours,
     Stopwatch,
     TaskFigures,
+    head_step_seconds,
     piece_of,
     training_rate,
     training_work,
 )
+from odiff.learning.inner_logits import INNER_FOLDS
 from odiff.network.unet import UNet
 from odiff.plan import NetworkPlan, Plan
 
@@ -76,7 +79,7 @@ def test_too_few_hours_are_refused_with_the_hours_that_would_do():
     with pytest.raises(UsageError, match=rf"--hours 0.01: .* needs 2.0 h .* {2 * LEAST_STEPS:.2f} h"):
         choose(costing(2.0, 4.0), 0.01)
     with pytest.raises(UsageError, match="--hours -1: must be above 0"):
-        plan_within(PRESET, -1, made, lambda plan: 1.0)
+        plan_within(PRESET, -1, made, lambda plan: PlanHours(1.0, 0.0))
 
 
 def test_schedules_are_scaled_alike():
@@ -99,9 +102,12 @@ def test_candidates_go_down_in_width_and_resolution_and_never_below_32_channels(
 
 
 def test_the_reason_is_written_down_and_the_plan_has_the_steps():
-    plan, decision = plan_within(PRESET, 2.0, made, lambda plan: plan.views["sagittal"].network.channels[0] / 64)
+    def cost(plan):
+        return PlanHours(plan.views["sagittal"].network.channels[0] / 64, 0.5)
+
+    plan, decision = plan_within(PRESET, 2.5, made, cost)
     assert decision.field == "budget"
-    assert "--hours 2" in decision.rule
+    assert "--hours 2.5" in decision.rule
     assert decision.source.count("h for all steps") == 2, "equal plans are one candidate"
     assert plan.pretrain.steps == round(PRESET.pretrain.steps * 2.0 / 1.2)
 
@@ -141,10 +147,35 @@ def test_hours_are_work_over_rate_and_each_network_is_measured_once(monkeypatch)
     work = training_work(plan.views["sagittal"], 3, plan.diagnosis.batch_size)
     seconds = plan.pretrain.steps * work.pretrain / 1e9 + plan.segmentation.steps * work.segmentation / 2e9
     seconds += plan.diagnosis.steps * work.diagnosis / 1e9
-    assert stopwatch.hours(plan) == pytest.approx(seconds / 3600)
+    assert stopwatch.hours(plan).steps == pytest.approx(seconds / 3600)
     both = replace(plan, views={**plan.views, "axial": replace(plan.views["sagittal"], view="axial")})
-    assert stopwatch.hours(both) == pytest.approx(2 * seconds / 3600)
+    assert stopwatch.hours(both).steps == pytest.approx(2 * seconds / 3600)
     assert measured == ["sagittal"]
+
+
+def test_hours_beside_the_steps_are_probes_and_every_warm_up_of_the_head(monkeypatch):
+    monkeypatch.setattr(throughput, "training_rate", lambda *_: TaskFigures(1e9, 2e9, 1e9))
+    monkeypatch.setattr(throughput, "head_step_seconds", lambda *_: 0.5)
+    plan = made(PRESET)
+    forward = training_work(plan.views["sagittal"], 0, 1).diagnosis / TRAINING_PASSES / 1e9
+    cases, steps, head = plan.diagnosis.probe_cases, len(PRESET.diffusion.probe_time_steps), plan.diagnosis.head_steps
+    beside = Stopwatch(torch.device("cpu")).hours(plan).beside
+    assert beside == pytest.approx((head * 0.5 + cases * (steps + 1) * forward) / 3600)
+    gated = replace(plan, fusion=replace(plan.fusion, variant="gated"))
+    more = Stopwatch(torch.device("cpu")).hours(gated).beside - beside
+    assert more == pytest.approx(INNER_FOLDS * (head * 0.5 + cases * forward) / 3600)
+    assert Stopwatch(torch.device("cpu")).hours(replace(plan, diagnoses=())).beside == 0
+
+
+def test_a_step_of_the_head_is_really_timed():
+    assert 0 < head_step_seconds(made(PRESET), knee_view(), torch.device("cpu")) < 60
+
+
+def test_what_does_not_shrink_is_taken_from_the_hours_first():
+    chosen, share = choose([replace(one, beside=1.0) for one in costing(1.0, 4.0)], 2.0)
+    assert (chosen.hours, share) == (1.0, 1.0)
+    with pytest.raises(UsageError, match=r"1\.02 h to learn anything"):
+        choose([replace(one, beside=1.0) for one in costing(1.0)], 0.5)
 
 
 def test_a_real_network_has_a_real_rate():

@@ -80,7 +80,7 @@ def test_less_memory_means_a_smaller_batch_then_a_smaller_patch_and_at_last_an_e
         planned_view(*knee, classes=12, machine=Machine(0.1, 2, "cpu"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(st.floats(0.4, 12), st.floats(0.25, 2.5)), st.tuples(st.floats(15, 200), st.floats(30, 320)),
     st.sampled_from(["default", "cpu_demo"]), st.floats(1.5, 40),
@@ -184,7 +184,7 @@ def test_overrides_change_one_field_and_refuse_unknown_ones(plain):
             apply_overrides(plain, [wrong])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_any_damage_to_a_plan_is_an_error_of_the_user(plain, data):
     """One leaf replaced by anything JSON can hold: a plan or an `OdiffError`, never another exception."""
