@@ -19,6 +19,7 @@ CONTRASTS = {
     "dess": (0.0, 0.35, 0.42, 0.30, 0.06, 0.80, 0.25, 0.20, 0.90, 0.75, 0.45, 0.55, 0.45),
 }
 SUBSLICES = 3
+OBLIQUE_DEG, OFF_CENTRE_MM, SIGNAL_SPREAD = 6.0, 6.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ def draw_grid(view: str, size: Size, scanner: Scanner, rng: np.random.Generator,
     pixels = round(size.pixels / scanner.resolution)
     slices = size.slices + int(rng.integers(-1, 2))
     shape, spacing = (slices, pixels, pixels), (size.slice_mm * float(rng.uniform(0.97, 1.03)), pixel, pixel)
-    axes = np.asarray(ORIENTATION[view], float) @ _rotation(rng.uniform(-5, 5, 3)).T
+    axes = np.asarray(ORIENTATION[view], float) @ _rotation(rng.uniform(-OBLIQUE_DEG, OBLIQUE_DEG, 3)).T
     if rng.random() < 0.3:
         axes[0] *= -1
-    centre = centre_xyz_mm + rng.normal(0, 5.0, 3)
+    centre = centre_xyz_mm + rng.normal(0, OFF_CENTRE_MM, 3)
     half = (np.asarray(shape) - 1) / 2 * np.asarray(spacing)
     origin = centre - half @ axes
     direction = tuple(float(value) for value in axes[::-1].T.ravel())
@@ -111,7 +112,7 @@ def grid_points(grid: Grid, subslices: int = SUBSLICES) -> np.ndarray:
 def draw_contrast(scanner: Scanner, rng: np.random.Generator) -> np.ndarray:
     """The signal of each tissue, varied by protocol and patient."""
     nominal = np.asarray(CONTRASTS[scanner.contrast])
-    return nominal * rng.normal(1, 0.08, len(TISSUES)).clip(0.75, 1.25)
+    return nominal * rng.normal(1, SIGNAL_SPREAD, len(TISSUES)).clip(0.7, 1.3)
 
 
 def acquire(tissue: np.ndarray, scanner: Scanner, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from odiff.phantom.atlas import REACH_MM as MARGIN_MM
 from odiff.phantom.atlas import varied
-from odiff.phantom.bands import Tear, band
+from odiff.phantom.bands import WORN, Tear, band, worn_core
 from odiff.phantom.parts import Anatomy, Part, spots
 from odiff.phantom.shapes import Shape, arc, capsule, common, ellipsoid, shell, union
 
@@ -79,7 +79,7 @@ def _fluid(rng: np.random.Generator, is_effusion: int) -> list[Part]:
         if rng.random() < 0.5
         else []
     )
-    depth = rng.uniform(7, 11) if is_effusion else rng.uniform(0.5, 2.5)
+    depth = rng.uniform(6, 11) if is_effusion else rng.uniform(0.5, 4.0)
     width = rng.uniform(24, 32) if is_effusion else rng.uniform(8, 16)
     pouch = ellipsoid((0, -30, 46), (width, depth, rng.uniform(18, 26)))
     return [*parts, Part(pouch, "fluid", None, "EFFU" if is_effusion else None)]
@@ -122,9 +122,12 @@ def _meniscus(
     centre = (19.0 * side, 4.0, -6.0)
     body = arc(centre, rng.uniform(14, 16), rng.uniform(4.4, 5.2), outward, 2.3)
     parts = [Part(varied(given[label], rng) if label in given else body, "meniscus", label)]
+    if not is_torn and rng.random() < WORN:
+        place = outward + side * rng.uniform(-1.5, 1.5)
+        parts.append(Part(arc(centre, 15, 2.2, float(place), 0.5), "cartilage"))
     if is_torn:
-        middle = outward + side * rng.uniform(0.7, 1.6)
-        cleft = arc(centre, 15, 6.5, float(middle), rng.uniform(0.4, 0.6))
+        middle = outward + side * rng.uniform(0.2, 1.8)
+        cleft = arc(centre, 15, 6.5, float(middle), rng.uniform(0.35, 0.55))
         if label in given:
             cleft = _cleft(given[label], side, rng)
         parts.append(Part(cleft, "tear", None, lesion))
@@ -134,13 +137,14 @@ def _meniscus(
 def _cruciate(
     label: str, start: np.ndarray, end: np.ndarray, radius: float, rng: np.random.Generator, is_torn: int
 ) -> list[Part]:
-    """A dark band; torn, its middle is swollen and bright and the stumps sag."""
+    """A dark band, in some worn along its core; torn, a stretch of it is swollen and bright and the stumps sag."""
     if not is_torn:
         bow = (start + end) / 2 + rng.normal(0, 0.8, 3)
         band = union(capsule(tuple(start), tuple(bow), radius), capsule(tuple(bow), tuple(end), radius))
-        return [Part(band, "ligament", label)]
+        return [Part(band, "ligament", label), *worn_core(tuple(start), tuple(end), radius, rng)]
     sag = rng.normal(0, 1.0, 3) + np.array([0, 0, -3.0])
-    near, far = start + 0.25 * (end - start) + sag, start + 0.75 * (end - start) + sag
+    middle, half = rng.uniform(0.4, 0.6), rng.uniform(0.18, 0.26)
+    near, far = start + (middle - half) * (end - start) + sag, start + (middle + half) * (end - start) + sag
     stumps = union(capsule(tuple(start), tuple(near), radius), capsule(tuple(far), tuple(end), radius))
     gap = capsule(tuple(near), tuple(far), radius * rng.uniform(1.15, 1.45))
     return [Part(gap, "tear", None, label), Part(stumps, "ligament", label)]

@@ -25,27 +25,30 @@ from odiff.phantom.parts import Anatomy, paint
 from odiff.phantom.shapes import Shape
 from odiff.phantom.table import Cell, draw_table
 
-PHANTOM_VERSION = 2
+PHANTOM_VERSION = 3
 # The share of studies that each of SCANNERS contributes.
 SHARES = (0.3, 0.25, 0.25, 0.2)
 Builder = Callable[[np.random.Generator, dict[str, int], Mapping[str, Shape]], Anatomy]
-WARP_MM, ATLAS_WARP_MM = 1.5, 2.5
+WARP_MM, ATLAS_WARP_MM = 2.0, 2.5
+SCALE, SHEAR = 0.08, 0.03
 MOTION_MM = 0.7
+HINGE_YZ_MM, BENT_FROM_TO_MM = (5.0, 10.0), (-8.0, 28.0)
 
 
 @dataclass(frozen=True)
 class Joint:
-    """What makes a joint: its builder, its structures and its abnormalities."""
+    """What makes a joint: its builder, its structures, its abnormalities, and how far it may be bent, degrees."""
 
     build: Builder
     labels: dict[str, int]
     diagnoses: tuple[str, ...]
+    bend_deg: tuple[float, float]
 
 
 JOINTS = {
-    "knee": Joint(knee.knee, knee.LABELS, knee.DIAGNOSES),
-    "ankle": Joint(ankle.ankle, ankle.LABELS, ankle.DIAGNOSES),
-    "shoulder": Joint(shoulder.shoulder, shoulder.LABELS, shoulder.DIAGNOSES),
+    "knee": Joint(knee.knee, knee.LABELS, knee.DIAGNOSES, (-5.0, 15.0)),
+    "ankle": Joint(ankle.ankle, ankle.LABELS, ankle.DIAGNOSES, (-10.0, 10.0)),
+    "shoulder": Joint(shoulder.shoulder, shoulder.LABELS, shoulder.DIAGNOSES, (-8.0, 8.0)),
 }
 
 
@@ -94,7 +97,7 @@ def make_study(
     laterality = "L" if rng.random() < 0.5 else "R"
     scanners = scanners_of(centers) if centers else SCANNERS
     scanner = scanners[int(rng.choice(len(scanners), p=None if centers else SHARES))]
-    warp = draw_warp(rng, ATLAS_WARP_MM if atlas else WARP_MM)
+    warp = draw_warp(rng, ATLAS_WARP_MM if atlas else WARP_MM, what.bend_deg)
     place = draw_place(laterality, rng)
     series = {
         view: acquire_view(anatomy, what.labels, view, laterality, SIZES[size], scanner, warp, place, rng)
@@ -135,8 +138,9 @@ def given_shapes(joint: str, atlas: AtlasSource) -> dict[str, Shape]:
 
 @dataclass(frozen=True)
 class Warp:
-    """A smooth map of space: scale and shear, then sines of long wavelength; mm."""
+    """A smooth map of space: bent above the joint line, then scale and shear, then sines of long wavelength; mm."""
 
+    bend: float
     matrix: np.ndarray
     waves: np.ndarray
     phases: np.ndarray
@@ -144,20 +148,34 @@ class Warp:
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Points (n, 3) of the patient to points of the template."""
-        moved = points @ self.matrix.T
+        moved = bent(points, self.bend) @ self.matrix.T
         for wave, phase, amplitude in zip(self.waves, self.phases, self.amplitudes, strict=True):
             moved = moved + np.sin(points @ wave + phase)[:, None] * amplitude
         return moved
 
 
-def draw_warp(rng: np.random.Generator, amplitude_mm: float, waves: int = 3) -> Warp:
-    """Per-patient shape variation."""
-    matrix = np.eye(3) * rng.uniform(0.95, 1.05, 3) + rng.normal(0, 0.02, (3, 3))
+def bent(points: np.ndarray, angle: float) -> np.ndarray:
+    """Points (n, 3) above the joint line turned by `angle`, radians, around the joint's transverse axis; softly in between."""
+    low, high = BENT_FROM_TO_MM
+    share = np.clip((points[:, 2] - low) / (high - low), 0, 1)
+    turn = angle * share * share * (3 - 2 * share)
+    sine, cosine = np.sin(turn), np.cos(turn)
+    y, z = (points[:, 1] - HINGE_YZ_MM[0], points[:, 2] - HINGE_YZ_MM[1])
+    turned = np.stack([points[:, 0], cosine * y - sine * z, sine * y + cosine * z], axis=1)
+    return (turned + np.array([0, *HINGE_YZ_MM])).astype(points.dtype)
+
+
+def draw_warp(
+    rng: np.random.Generator, amplitude_mm: float, bend_deg: tuple[float, float] = (0.0, 0.0), waves: int = 3
+) -> Warp:
+    """Per-patient shape and posture."""
+    bend = float(np.deg2rad(rng.uniform(*bend_deg)))
+    matrix = np.eye(3) * rng.uniform(1 - SCALE, 1 + SCALE, 3) + rng.normal(0, SHEAR, (3, 3))
     directions = rng.normal(0, 1, (waves, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     lengths = 2 * np.pi / rng.uniform(60, 140, (waves, 1))
     return Warp(
-        matrix.astype(np.float32), (directions * lengths).astype(np.float32),
+        bend, matrix.astype(np.float32), (directions * lengths).astype(np.float32),
         rng.uniform(0, 2 * np.pi, waves).astype(np.float32), rng.normal(0, amplitude_mm, (waves, 3)).astype(np.float32),
     )  # fmt: skip
 

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
 from sklearn.metrics import roc_auc_score
 
 from odiff.errors import UsageError
 from odiff.geometry import VIEWS, view_angle_deg
 from odiff.phantom import JOINTS, make_study
+from odiff.phantom.study import BENT_FROM_TO_MM, HINGE_YZ_MM, bent
 from odiff.phantom.table import COLUMNS, OF_TRAUMA, OF_WEAR, draw_table
 
 
@@ -119,3 +121,16 @@ def test_age_tells_of_wear_injury_of_trauma_and_neither_of_an_effusion(joint):
         by_age, by_injury = (roc_auc_score(truth[:, number], column) for column in (age, injured))
         assert (by_age > 0.6) == (name in OF_WEAR), name
         assert (by_injury > 0.55) == (name in OF_TRAUMA), name
+
+
+def test_a_bent_joint_turns_rigidly_above_the_joint_line_and_not_at_all_below():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-60, 60, (400, 3))
+    turned = bent(points, 0.2)
+    low, high = BENT_FROM_TO_MM
+    below, above = points[:, 2] <= low, points[:, 2] >= high
+    assert np.allclose(turned[below], points[below])
+    assert np.allclose(pdist(turned[above]), pdist(points[above]))
+    upright = np.array([[0.0, HINGE_YZ_MM[0], 100.0]])
+    y, z = bent(upright, 0.2)[0, 1:] - np.array(HINGE_YZ_MM)
+    assert np.arctan2(y, z) == pytest.approx(-0.2)

@@ -1,0 +1,98 @@
+"""From rows to claims: differences with intervals from a bootstrap over patients and seeds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from odiff.metrics.bootstrap import draw_counts, score_samples
+
+REPEATS = 1000
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What must be shown of a difference, and what was found; `least` bounds its mean and `low_over` its lower end."""
+
+    name: str
+    says: str
+    difference: float
+    low: float
+    high: float
+    seeds: int
+    patients: int
+    least: float | None
+    low_over: float
+
+    @property
+    def is_met(self) -> bool:
+        """Whether both bounds hold."""
+        return self.low > self.low_over and (self.least is None or self.difference >= self.least)
+
+
+def macro_auroc(row: Row, group: str, who: str, counts: np.ndarray) -> np.ndarray:
+    """Macro AUROC of each bootstrap sample (samples, patients)."""
+    found = row["scores"][group]
+    truth, probability = np.array(found["truth"], float), np.array(found[who]) / 10000
+    columns = [score_samples("auroc", truth[:, k], probability[:, k], counts) for k in range(truth.shape[1])]
+    return np.nanmean(columns, axis=0)
+
+
+def mean_dice(row: Row, group: str, who: str, counts: np.ndarray) -> np.ndarray:
+    """Mean Dice over structures and files of each bootstrap sample; `who` is ignored."""
+    values = np.array(row["scores"][group]["dice"]) / 10000
+    return counts @ values.mean(axis=1) / counts.sum(axis=1)
+
+
+Score = Callable[[Row, str, str, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One score of an arm, with its weight in a sum of scores."""
+
+    weight: float
+    arm: str
+    group: str = "same"
+    who: str = "fused"
+
+
+def contrast(
+    rows: Mapping[tuple[str, int], Row], terms: Sequence[Term], score: Score, rng: np.random.Generator
+) -> tuple[float, float, float, int, int] | None:
+    """A weighted sum of scores: mean over seeds, 95 % interval, seeds and patients.
+
+    Every sample draws seeds, and patients of each test group, with replacement; all terms of a seed and group see the same draw.
+    None where a row is missing for every seed.
+
+    Raises
+    ------
+    ValueError
+        Two rows hold other test cases of one group.
+    """
+    seeds = sorted({seed for _, seed in rows if all((term.arm, seed) in rows for term in terms)})
+    if not seeds:
+        return None
+    groups: dict[str, list[str]] = {}
+    for term in terms:
+        for seed in seeds:
+            cases = rows[term.arm, seed]["scores"][term.group]["cases"]
+            if groups.setdefault(term.group, cases) != cases:
+                raise ValueError(
+                    f"{term.arm}, seed {seed}: other test cases of {term.group} than the arms it is compared with"
+                )
+    counts = {group: draw_counts(cases, rng, REPEATS) for group, cases in groups.items()}
+    whole = {group: np.ones((1, len(cases))) for group, cases in groups.items()}
+
+    def total(seed: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        parts = [t.weight * score(rows[t.arm, seed], t.group, t.who, drawn[t.group]) for t in terms]
+        return np.sum(parts, axis=0)
+
+    by_seed = np.array([total(seed, counts) for seed in seeds])
+    chosen = rng.integers(len(seeds), size=(REPEATS, len(seeds)))
+    samples = by_seed[chosen, np.arange(REPEATS)[:, None]].mean(axis=1)
+    mean = float(np.mean([total(seed, whole)[0] for seed in seeds]))
+    low, high = np.nanpercentile(samples, (2.5, 97.5))
+    return mean, float(low), float(high), len(seeds), sum(map(len, groups.values()))

@@ -1,0 +1,115 @@
+"""What pretraining, fusion and transfer are worth on phantom cohorts: experiments whose rows later become claims.
+
+    python tests/benchmarks/claims.py FOLDER --list
+    python tests/benchmarks/claims.py FOLDER --label-map FILE [--only knee_diagnosis] [--minutes 60] [--rows docs/claims/rows]
+
+FOLDER keeps cohorts, weights and results. Experiments whose row exists are passed over, each one runs in a process of its own, and none
+is begun after ``--minutes``. ``--trial 0.2`` runs everything on a fifth of the patients with few steps, to see that it works.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from claim_parts.cohorts import COHORTS, generator, scaled, write_cohort
+from claim_parts.experiments import Experiment, experiments, run
+
+from odiff.storage import write_text
+from odiff.training.device import use_cores
+
+TRIAL_FRACTION = 0.5  # a tenth of so few patients is nobody
+TRIAL_STEPS = (
+    "pretrain.steps=4", "segmentation.steps=4", "diagnosis.steps=2", "diagnosis.head_steps=4", "diagnosis.probe_cases=16",
+    "fusion.steps=4",
+)  # fmt: skip
+
+
+def main() -> None:
+    """List, run one experiment, or run what is missing."""
+    arguments = parse()
+    if arguments.trial:
+        for name, cohort in COHORTS.items():
+            COHORTS[name] = scaled(cohort, arguments.trial)
+    wanted = [one for one in experiments() if arguments.only in one.name]
+    if arguments.list:
+        print("\n".join(f"{one.name}{' (done)' if row_of(arguments, one).exists() else ''}" for one in wanted))
+    elif arguments.one:
+        run_one(arguments, next(one for one in wanted if one.name == arguments.one))
+    else:
+        run_missing(arguments, wanted)
+
+
+def parse() -> argparse.Namespace:
+    """The flags; a trial's rows stay in its folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose name holds this")
+    parser.add_argument("--list", action="store_true", help="print the experiments")
+    parser.add_argument("--one", metavar="NAME", help="run this one, in this process")
+    parser.add_argument("--minutes", type=float, default=1e9, metavar="M")
+    parser.add_argument("--label-map", type=Path, metavar="FILE", help="bones and cartilage of a real knee")
+    parser.add_argument("--rows", type=Path, metavar="FOLDER", help="where rows go (default: FOLDER/rows)")
+    parser.add_argument("--trial", type=float, metavar="SHARE")
+    arguments = parser.parse_args()
+    if arguments.trial and arguments.rows:
+        parser.error("--trial: its rows are no figures; leave --rows out")
+    arguments.rows = arguments.rows or arguments.folder / "rows"
+    return arguments
+
+
+def row_of(arguments: argparse.Namespace, experiment: Experiment) -> Path:
+    """The file of an experiment's row."""
+    return arguments.rows / f"{experiment.name}.json"
+
+
+def run_missing(arguments: argparse.Namespace, wanted: list[Experiment]) -> None:
+    """One process after another, until all are done or the time is up."""
+    started = time.monotonic()
+    for experiment in wanted:
+        if row_of(arguments, experiment).exists():
+            continue
+        if time.monotonic() - started > 60 * arguments.minutes:
+            print("time is up; call again to go on")
+            return
+        print(experiment.name, flush=True)
+        subprocess.run([sys.executable, *sys.argv, "--one", experiment.name], check=True)
+
+
+def run_one(arguments: argparse.Namespace, experiment: Experiment) -> None:
+    """Train, score and write the row, with where it comes from."""
+    use_cores()
+    started, target = time.monotonic(), row_of(arguments, experiment)
+    for name in {experiment.job.cohort, experiment.job.pretrained} & set(COHORTS):
+        write_cohort(arguments.folder, COHORTS[name], arguments.label_map, 2)
+    if arguments.trial:
+        recipe = experiment.job.recipe
+        less = replace(recipe, changes=(*recipe.changes, *TRIAL_STEPS))
+        job = replace(experiment.job, recipe=less, fraction=max(TRIAL_FRACTION, experiment.job.fraction))
+        experiment = replace(experiment, job=job)
+    row = run(arguments.folder, experiment, chosen_rates(arguments))
+    provenance = {
+        "generator": generator(), "commit": commit(), "command": f"claims.py FOLDER --one {target.stem}",
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }  # fmt: skip
+    write_text(target, json.dumps(provenance | row, separators=(",", ":")) + "\n")
+
+
+def chosen_rates(arguments: argparse.Namespace) -> dict[str, float]:
+    """The learning rates that finished seeds chose, by arm."""
+    rows: list[dict[str, Any]] = [json.loads(path.read_text()) for path in sorted(arguments.rows.glob("*.json"))]
+    return {row["arm"]: row["rate"] for row in rows if len(row["tried"]) > 1}
+
+
+def commit() -> str:
+    """The commit that is checked out, marked where files differ from it."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()
