@@ -231,7 +231,8 @@ def test_an_interrupted_write_leaves_no_half_file(predictor, images, tmp_path, m
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
 
 
-def test_the_command_starts_without_what_only_training_needs():
+def test_the_command_starts_without_what_only_training_needs(tmp_path):
     """They take a second to import, as long as a small prediction."""
     code = "import sys, odiff.inference.command; print({'sklearn', 'pandas', 'matplotlib'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert found.stdout.strip() == "set()", found.stderr

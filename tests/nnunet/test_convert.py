@@ -211,7 +211,8 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys, what):
 def test_files_that_are_there_are_never_replaced_by_others(copied, capsys):
     folder = raw_of(copied, "Dataset122_OddAxial")
     assert convert(copied, "--from", folder, "-d", "Dataset002_Odd") == 0, "its own files are the same"
-    target = next((copied / "raw" / "Dataset002_Odd" / "imagesTr").glob("*_axial.nii.gz"))
+    odd = copied / "raw" / "Dataset002_Odd"
+    target = odd / "imagesTr" / min((odd / "labelsTr").glob("*_axial.nii.gz")).name  # nnU-Net has the masked ones alone
     volume = read_volume(target)
     target.unlink()
     write_volume(target, volume.array + 1, volume.grid)
