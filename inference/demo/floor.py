@@ -28,7 +28,7 @@ def coarse_features(image: np.ndarray) -> np.ndarray:
 def linear_probabilities(train: np.ndarray, truth: np.ndarray, test: np.ndarray) -> np.ndarray:
     """One logistic regression per label on whitened principal components of features (cases, f); truth (cases, labels), NaN unknown.
 
-    Whitened, because lesions are not where intensities vary most: it found twice as much as plain features (docs/decisions.md).
+    Whitened, because lesions are not where intensities vary most (docs/decisions.md).
     """
     columns = []
     components = min(COMPONENTS, len(train) // 2)

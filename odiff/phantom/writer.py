@@ -58,7 +58,7 @@ def write_phantom_dataset(
         rows.append({"case": name, "patient": f"P{number:05d}", **describe(study)})
         if progress:
             progress(1)
-    write_text(folder / "cases.csv", _as_csv(sorted(rows, key=lambda row: row["case"])))
+    write_text(folder / "cases.csv", as_csv(sorted(rows, key=lambda row: row["case"])))
     write_json(folder / "dataset.json", dataset_json(joint))
 
 
@@ -107,7 +107,8 @@ def dataset_json(joint: str) -> dict[str, Any]:
     }
 
 
-def _as_csv(rows: list[dict[str, Any]]) -> str:
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """A case table with the columns of its first row."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -1,1 +1,1 @@
-"""What `claims.py` is made of: cohorts, arms, experiments, and the intervals and pages drawn from their rows."""
+"""What `claims.py` is made of: cohorts, training, experiments, and intervals of differences between their rows."""

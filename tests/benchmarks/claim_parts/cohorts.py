@@ -4,9 +4,7 @@ Labelled patients come from hospitals A and C, 3 T both. Scans without labels co
 (another sequence) and I (another field strength) are in nobody's training.
 """
 
-import csv
 import hashlib
-import io
 import math
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -17,7 +15,7 @@ import odiff.phantom
 from odiff.data.index import read_index
 from odiff.phantom import JOINTS, PHANTOM_VERSION, make_study
 from odiff.phantom.atlas import AtlasSource
-from odiff.phantom.writer import dataset_json, describe, write_study
+from odiff.phantom.writer import as_csv, dataset_json, describe, write_study
 from odiff.storage import write_json, write_text
 
 SIZE = "demo"
@@ -116,11 +114,7 @@ def _write(
     jobs = [(folder, cohort.joint, group, number, part, atlas) for group in groups for number in range(group.cases)]
     with get_context("spawn").Pool(processes) as pool:
         rows = list(pool.imap(_write_one, jobs, chunksize=8))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "cases.csv", text.getvalue())
+    write_text(folder / "cases.csv", as_csv(rows))
     write_json(folder / "dataset.json", dataset_json(cohort.joint))
 
 
@@ -135,9 +129,8 @@ def _write_one(job: tuple[Path, str, Group, int, str, AtlasSource | None]) -> di
 
 def write_splits(prepared: Path) -> None:
     """One fold: a fifth of the labelled patients validates, with the same share of those that have masks."""
-    labelled = sorted(case.name for case in read_index(prepared).cases if case.name.startswith("labelled"))
-    rest = sorted(case.name for case in read_index(prepared).cases if not case.name.startswith("labelled"))
+    names = sorted(case.name for case in read_index(prepared).cases)
     every = round(1 / VALIDATION_SHARE)
-    held_out = labelled[every - 1 :: every]
-    training = [name for name in labelled if name not in set(held_out)]
-    write_json(prepared / "splits_final.json", [{"train": training + rest, "val": held_out}])
+    held_out = [name for name in names if name.startswith("labelled")][every - 1 :: every]
+    training = [name for name in names if name not in set(held_out)]
+    write_json(prepared / "splits_final.json", [{"train": training, "val": held_out}])

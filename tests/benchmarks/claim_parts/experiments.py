@@ -31,7 +31,6 @@ FEW, ALL = 0.1, 1.0
 SEGMENTED = ("sagittal",)
 COMMON = ("fusion.tabular=false", "pretrain.probe_every=0")
 DEFAULT = Recipe("default", "default", (), COMMON)
-PAPER = Recipe("paper", "paper", ("limits.fixed_patch_zyx=[16,64,64]", "network.base_channels=32"), COMMON)
 NONE = "none"
 
 
