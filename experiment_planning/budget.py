@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from odiff.errors import UsageError
 from odiff.experiment_planning.presets import Preset
-from odiff.experiment_planning.throughput import PlanHours
 from odiff.plan import Decision, Plan
 
 RESOLUTIONS = (1.0, 0.5, 0.25)
@@ -14,6 +13,14 @@ MOST_STEPS = 4.0
 LEAST_STEPS = 0.02
 # Loading, validation and checkpoints, as a factor on the steps' time.
 BESIDE_STEPS = 1.2
+
+
+@dataclass(frozen=True)
+class PlanHours:
+    """What a plan takes: all its steps, and beside them what is the same however many they are."""
+
+    steps: float
+    beside: float
 
 
 @dataclass(frozen=True)

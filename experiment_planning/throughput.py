@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from odiff.experiment_planning.budget import PlanHours
 from odiff.learning.diagnose import build_diagnosis
 from odiff.learning.inner_logits import INNER_FOLDS
 from odiff.learning.probes import usual_blocks
+from odiff.learning.tabular_stage import uses_table
 from odiff.learning.warm_up import BATCH, CachedFeatures, warm_up_head
 from odiff.network.backbone import block_shapes, blocks_of, build_backbone
 from odiff.network.diagnosis import FeatureChoice
@@ -68,14 +70,6 @@ def multiply_adds(
     return counter.get_total_flops() / 2
 
 
-@dataclass(frozen=True)
-class PlanHours:
-    """What a plan takes: all its steps, and beside them what is the same however many they are."""
-
-    steps: float
-    beside: float
-
-
 class Stopwatch:
     """Hours that plans take on one device; a network of known widths and stem is measured once."""
 
@@ -113,7 +107,7 @@ class Stopwatch:
         key = (view.network.stem_zyx, view.network.channels, view.patch_zyx)
         if key not in self._head_steps:
             self._head_steps[key] = head_step_seconds(plan, view, self.device)
-        needs_inner = plan.fusion.variant.startswith("gated") or bool(plan.tabular and plan.fusion.tabular)
+        needs_inner = plan.fusion.variant.startswith("gated") or uses_table(plan)
         warm_ups = 1 + (INNER_FOLDS if needs_inner else 0)
         forward = training_work(view, 0, 1).diagnosis / TRAINING_PASSES / self._rate(plan, view).pretrain
         reads = plan.diagnosis.probe_cases * (len(view.diffusion.probe_time_steps) + warm_ups)

@@ -12,6 +12,7 @@ from odiff.experiment_planning.budget import (
     LEAST_STEPS,
     MOST_STEPS,
     Candidate,
+    PlanHours,
     candidate_presets,
     choose,
     plan_within,
@@ -22,7 +23,6 @@ from odiff.experiment_planning.planner import Machine, Reasons, Tasks, plan_view
 from odiff.experiment_planning.presets import read_preset
 from odiff.experiment_planning.throughput import (
     TRAINING_PASSES,
-    PlanHours,
     Stopwatch,
     TaskFigures,
     head_step_seconds,
