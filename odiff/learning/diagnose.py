@@ -28,8 +28,9 @@ def build_diagnosis(plan: Plan, view: str, choice: FeatureChoice, dropout: float
     """The network of a view that reads the features of `choice`, with random weights."""
     view_plan = plan.views[view]
     return DiagnosisNetwork(
-        view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), choice, dropout, plan.diagnosis.pooling
-    )
+        view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), choice, dropout, plan.diagnosis.pooling,
+        plan.diagnosis.registered,
+    )  # fmt: skip
 
 
 def load_diagnosis(path: Path, plan: Plan, view: str, device: torch.device) -> DiagnosisNetwork:
@@ -44,9 +45,10 @@ def embed_volume(network: DiagnosisNetwork, tiles: Sequence[np.ndarray], plan: P
     """One series as tiles (1, z, y, x) -> (labels, width), under the fixed noise."""
     device = next(network.parameters()).device
     batch = torch.from_numpy(np.stack(tiles)).to(device)
-    x_t = noised(batch, network.choice.time_step, plan.views[view].diffusion)
+    owner = torch.zeros(len(batch), dtype=torch.long, device=device)
+    x_t = noised(network.placed(batch, owner), network.choice.time_step, plan.views[view].diffusion)
     with autocast(device):
-        return network.embed(x_t, torch.zeros(len(batch), dtype=torch.long, device=device), 1)[0].float()
+        return network.embed(x_t, owner, 1)[0].float()
 
 
 @torch.inference_mode()

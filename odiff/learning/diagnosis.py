@@ -22,7 +22,7 @@ from odiff.learning.screening import point_head
 from odiff.learning.segmentation import fine_tuning_rates, parameter_groups
 from odiff.learning.subsets import LabelShare
 from odiff.learning.transfer import load_backbone, log_transfer, with_head
-from odiff.learning.warm_up import cache_features, warm_up_head
+from odiff.learning.warm_up import cache_features, fit_template, warm_up_head
 from odiff.metrics.classification import macro_score
 from odiff.network.backbone import Backbone, build_backbone
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
@@ -90,7 +90,7 @@ def train_diagnosis(
     def loss(network: nn.Module, batch: DiagnosisBatch, number: int) -> Tensor:
         tiles, owner, targets = batch
         noise = step_noise(tiles.shape, settings.seed, number).to(tiles.device)
-        x_t = noised(tiles, probes.choice.time_step, view_plan.diffusion, noise)
+        x_t = noised(_network(network).placed(tiles, owner), probes.choice.time_step, view_plan.diffusion, noise)
         return masked_bce(network(x_t, owner, len(targets)), targets)
 
     watch = _watcher(context, view, validation) if validation else None
@@ -99,15 +99,23 @@ def train_diagnosis(
     return run
 
 
+def _network(module: nn.Module) -> DiagnosisNetwork:
+    if not isinstance(module, DiagnosisNetwork):
+        raise TypeError(f"expected a DiagnosisNetwork, got {type(module).__name__}")
+    return module
+
+
 def _start_head(
     network: DiagnosisNetwork, context: Context, view: str, items: Sequence[DiagnosisItem], settings: RunSettings,
     is_resumed: bool,
 ) -> None:  # fmt: skip
-    """Prevalences, then the warm-up on cached features unless a checkpoint follows; what is not read gets no gradient."""
+    """Prevalences, the template, then the warm-up on cached features, unless a checkpoint follows; what is not read gets no gradient."""
     recipe = context.plan.diagnosis
     with torch.no_grad():
         network.head.bias.copy_(prior_logits(items))
     network.to(settings.device)
+    if not is_resumed:
+        fit_template(network, context.prepared(view), items, context.plan.views[view])
     if recipe.head_steps and not is_resumed:
         cached = cache_features(network, context.prepared(view), items, context.plan.views[view], settings.device)
         point_head(network.head, cached)
@@ -171,9 +179,7 @@ def _watcher(context: Context, view: str, cases: Sequence[PreparedCase]) -> Vali
     truth = np.array([targets_of(case, plan.diagnoses) for case in cases])
 
     def watch(state: TrainingState) -> dict[str, float]:
-        network = state.average
-        if not isinstance(network, DiagnosisNetwork):
-            raise TypeError(f"expected a DiagnosisNetwork, got {type(network).__name__}")
+        network = _network(state.average)
         logits = np.array(
             [case_logits(network, prepared, [s.name for s in c.of_view(view)], plan, view) for c in cases]
         )

@@ -18,7 +18,7 @@ from odiff.learning.diagnosis_data import items_of, prior_logits
 from odiff.learning.run import RunSettings
 from odiff.learning.screening import point_head
 from odiff.learning.transfer import load_backbone
-from odiff.learning.warm_up import CachedFeatures, cache_features, head_logits, warm_up_head
+from odiff.learning.warm_up import CachedFeatures, cache_features, fit_template, head_logits, warm_up_head
 from odiff.network.diagnosis import FeatureChoice
 
 INNER_FOLDS = 3
@@ -54,6 +54,7 @@ def inner_logits(
         load_backbone(network.backbone, Path(pretrained), plan.views[view])
     network.to(settings.device)
     items = items_of(seen, view, plan.diagnoses)
+    fit_template(network, context.prepared(view), items, plan.views[view])
     cached = cache_features(network, context.prepared(view), items, plan.views[view], settings.device, most=len(items))
     for fold, (train, held_out) in enumerate(GroupKFold(folds).split(seen, groups=patients)):
         torch.manual_seed(settings.seed + fold)

@@ -71,7 +71,7 @@ def load_backbone(backbone: Backbone, path: Path, planned: ViewPlan) -> Transfer
 
 def with_head(transfer: Transfer, network: nn.Module) -> Transfer:
     """The same for a network that holds the diffusion network as ``backbone``: everything beside it is new."""
-    head = [name for name in network.state_dict() if not name.startswith("backbone.")]
+    head = [name for name, _ in network.named_parameters() if not name.startswith("backbone.")]
     return replace(transfer, new=(*head, *(f"backbone.{name}" for name in transfer.new)))
 
 

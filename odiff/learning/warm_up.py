@@ -14,6 +14,7 @@ from odiff.learning.diagnosis_scores import masked_bce
 from odiff.learning.features import noised
 from odiff.network.diagnosis import DiagnosisNetwork, mean_by_owner
 from odiff.network.heads import DiagnosisHead, pooled_grid
+from odiff.network.registration import outlines
 from odiff.plan import DiagnosisRecipe, ViewPlan
 from odiff.training.precision import autocast
 
@@ -30,6 +31,18 @@ class CachedFeatures:
     targets: Tensor
 
 
+def fit_template(network: DiagnosisNetwork, folder: Path, items: Sequence[DiagnosisItem], plan: ViewPlan) -> None:
+    """Take the template that volumes are moved onto from the first series of up to `CASES` cases that are one tile each."""
+    if network.registration is None:
+        return
+    small = []
+    for item in items[:CASES]:
+        tiles = whole_view(folder, item.series[0], plan.patch_zyx)
+        small += [outlines(torch.from_numpy(tiles[0][None]))] if len(tiles) == 1 else []
+    if small:
+        network.registration.fit(torch.cat(small).to(network.registration.template.device))
+
+
 @torch.no_grad()
 def cache_features(
     network: DiagnosisNetwork, folder: Path, items: Sequence[DiagnosisItem], plan: ViewPlan, device: torch.device,
@@ -42,7 +55,8 @@ def cache_features(
     network.backbone.eval()
     for number, item in enumerate(kept):
         tiles = torch.from_numpy(np.stack(whole_view(folder, item.series[0], plan.patch_zyx))).to(device)
-        x_t = noised(tiles, network.choice.time_step, plan.diffusion)
+        alone = torch.zeros(len(tiles), dtype=torch.long, device=device)
+        x_t = noised(network.placed(tiles, alone), network.choice.time_step, plan.diffusion)
         t = torch.full((len(tiles),), network.choice.time_step, device=device)
         with autocast(device):
             found = network.backbone.features(x_t, t, network.last)

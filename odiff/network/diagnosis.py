@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from odiff.network.backbone import block_shapes, blocks_of, build_backbone, parameters_behind
 from odiff.network.heads import DiagnosisHead
+from odiff.network.registration import Registration
 from odiff.plan.schema import NetworkPlan, Triple
 
 
@@ -23,7 +24,7 @@ class DiagnosisNetwork(nn.Module):
 
     def __init__(
         self, plan: NetworkPlan, patch_zyx: Triple, labels: int, choice: FeatureChoice, dropout: float,
-        pooling: str = "attention",
+        pooling: str = "attention", is_registered: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.choice = choice
@@ -33,6 +34,21 @@ class DiagnosisNetwork(nn.Module):
             {name: (blocks[name].channels, shapes[name]) for name in choice.blocks}, labels, dropout, pooling
         )
         self.last = max(choice.blocks, key=list(blocks).index)
+        self.registration = Registration(patch_zyx) if is_registered else None
+
+    def placed(self, tiles: Tensor, owner: Tensor) -> Tensor:
+        """Tiles (n, 1, z, y, x) before any noise; those that are a whole case are moved onto the template.
+
+        `owner` (n,) holds the number of the case of each tile.
+        """
+        if self.registration is None:
+            return tiles
+        is_whole = torch.bincount(owner)[owner] == 1
+        if is_whole.all():
+            return self.registration(tiles)
+        result = tiles.clone()
+        result[is_whole] = self.registration(tiles[is_whole])
+        return result
 
     def embed(self, x_t: Tensor, owner: Tensor, cases: int) -> Tensor:
         """Noised tiles (n, 1, z, y, x) of `cases` cases -> (cases, labels, width), the mean over each case's tiles.

@@ -151,7 +151,8 @@ class SegmentationRecipe:
 class DiagnosisRecipe:
     """The head learns `head_steps` on cached features at `head_rate`, then everything is fine-tuned for `steps`.
 
-    Blocks and time steps come from the probes; `pooling` is one of `odiff.network.heads.POOLINGS`.
+    Blocks and time steps come from the probes; `pooling` is one of `odiff.network.heads.POOLINGS`. Where `registered`, volumes
+    are moved onto the mean of the training cases first.
     """
 
     steps: int
@@ -171,6 +172,7 @@ class DiagnosisRecipe:
     augmentation: Augmentation
     pooling: str = "attention"
     second_beta: float = 0.99
+    registered: bool = False
 
 
 @dataclass(frozen=True)

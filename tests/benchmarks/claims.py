@@ -1,7 +1,8 @@
 """What pretraining, fusion and transfer are worth on phantom cohorts: experiments whose rows later become claims.
 
     python tests/benchmarks/claims.py FOLDER --list
-    python tests/benchmarks/claims.py FOLDER --label-map FILE [--only knee_diagnosis] [--minutes 60] [--rows docs/claims/rows]
+    python tests/benchmarks/claims.py FOLDER --label-map FILE [--only knee_diagnosis] [--minutes 60] [--rows docs/claims]
+    python tests/benchmarks/claims.py FOLDER --rows docs/claims --report docs
 
 FOLDER keeps cohorts, weights and results. Experiments whose row exists are passed over, each one runs in a process of its own, and none
 is begun after ``--minutes``. ``--trial 0.2`` runs everything on a fifth of the patients with few steps, to see that it works.
@@ -18,6 +19,7 @@ from typing import Any
 
 from claim_parts.cohorts import COHORTS, generator, scaled, write_cohort
 from claim_parts.experiments import Experiment, experiments, run
+from claim_parts.page import read_rows, write_page
 
 from odiff.storage import write_text
 from odiff.training.device import use_cores
@@ -38,6 +40,8 @@ def main() -> None:
     wanted = [one for one in experiments() if arguments.only in one.name]
     if arguments.list:
         print("\n".join(f"{one.name}{' (done)' if row_of(arguments, one).exists() else ''}" for one in wanted))
+    elif arguments.report:
+        report(arguments)
     elif arguments.one:
         run_one(arguments, next(one for one in wanted if one.name == arguments.one))
     else:
@@ -54,12 +58,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1e9, metavar="M")
     parser.add_argument("--label-map", type=Path, metavar="FILE", help="bones and cartilage of a real knee")
     parser.add_argument("--rows", type=Path, metavar="FOLDER", help="where rows go (default: FOLDER/rows)")
+    parser.add_argument(
+        "--report", type=Path, metavar="DOCS", help="write claims.md, .json and .png from the rows, and end"
+    )
     parser.add_argument("--trial", type=float, metavar="SHARE")
     arguments = parser.parse_args()
     if arguments.trial and arguments.rows:
         parser.error("--trial: its rows are no figures; leave --rows out")
     arguments.rows = arguments.rows or arguments.folder / "rows"
     return arguments
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """The page, and a line of each claim on screen."""
+    for finding in write_page(read_rows(arguments.rows), arguments.report):
+        claim = finding.claim
+        print(
+            f"{claim.name:32} {claim.difference:+.3f} ({claim.low:+.3f} to {claim.high:+.3f}) {'met' if claim.is_met else 'NOT met'}"
+        )
 
 
 def row_of(arguments: argparse.Namespace, experiment: Experiment) -> Path:

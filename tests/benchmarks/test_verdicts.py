@@ -1,13 +1,19 @@
 """Intervals of claims, against differences that are known."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from claim_parts.verdicts import Claim, Term, contrast, macro_auroc, mean_dice
+from claim_parts.experiments import experiments
+from claim_parts.page import write_page
+from claim_parts.statements import statements
+from claim_parts.verdicts import Claim, Term, calibration, contrast, macro_auroc, mean_dice
+
+from odiff.geometry import VIEWS
 
 RNG = np.random.default_rng(0)
 CASES = [f"same_{number:04d}" for number in range(60)]
@@ -60,8 +66,58 @@ def test_a_claim_is_met_by_both_its_bounds():
     def claim(difference, low):
         return Claim("1", "", difference, low, 0.2, 3, 400, 0.05, 0.0)
 
-    assert claim(0.06, 0.01).is_met
+    assert claim(0.06, 0.01).is_met and claim(0.06, 0.01).wanted == "+0.05, low > 0"
     assert not claim(0.04, 0.01).is_met and not claim(0.06, -0.01).is_met
+    error = Claim("7", "", 0.04, 0.03, 0.06, 3, 400, None, -np.inf, 0.05)
+    assert error.is_met and error.wanted == "< 0.05"
+    assert not replace(error, difference=0.051).is_met
+
+
+def test_calibration_of_one_who_knows_its_probabilities_is_what_is_expected_of_it():
+    drawn = np.random.default_rng(3)
+    rows = {}
+    for seed in (0, 1):
+        probability = drawn.uniform(0, 1, (400, 8))
+        truth = drawn.random((400, 8)) < probability
+        cases = [f"same_{number}" for number in range(400)]
+        scores = {"cases": cases, "truth": truth.astype(int).tolist(), "fused": (10000 * probability).tolist()}
+        rows["a", seed] = {"scores": {"same": scores}}
+    found = calibration(rows, Term(1, "a"), np.random.default_rng(0))
+    assert found is not None
+    (error, low, high, seeds, patients), expected = found
+    assert 0 < low < high < 0.06 and (seeds, patients) == (
+        2,
+        400,
+    )  # resampling adds to an error, so its point may lie below
+    assert error == pytest.approx(expected, abs=0.01)
+    assert calibration(rows, Term(1, "b"), np.random.default_rng(0)) is None
+
+
+def test_every_statement_is_judged_on_rows_of_all_arms(tmp_path):
+    rng = np.random.default_rng(4)
+    rows = {}
+    for experiment in experiments():
+        scores = {}
+        for group in experiment.groups:
+            cases = [f"{group}_{number}" for number in range(20)]
+            if experiment.task == "segmentation":
+                scores[group] = {"cases": cases, "dice": rng.integers(0, 10000, (20, 3)).tolist()}
+                continue
+            looks = ["fused", *VIEWS, *(f"without_{view}" for view in VIEWS)] if group == "same" else ["fused"]
+            known = {"cases": cases, "truth": (np.arange(160).reshape(20, 8) % 3 % 2).tolist()}
+            scores[group] = known | {who: rng.integers(0, 10000, (20, 8)).tolist() for who in looks}
+        row = {
+            "generator": {"version": "0", "hash": "0"},
+            "arm": experiment.arm,
+            "seed": experiment.job.seed,
+            "rate": 1.0,
+        }
+        rows[experiment.arm, experiment.job.seed] = row | {"seconds": {"fine_tuning": 1.0}, "scores": scores}
+    found = write_page(rows, tmp_path)
+    assert [one.claim.name for one in found] == [*(one.name for one in statements()), "7_calibration"]
+    assert all(one.claim.seeds == 3 for one in found)
+    assert {path.name for path in tmp_path.iterdir()} == {"claims.json", "claims.md", "claims.png"}
+    assert write_page({}, tmp_path) == []
 
 
 def test_rows_of_other_patients_are_not_compared():

@@ -1,5 +1,6 @@
 """The experiments: which arm learns from which patients, and the row that each leaves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,18 @@ class Experiment:
     def arm(self) -> str:
         """Who learnt, without the seed."""
         job = self.job
-        start = "scratch" if job.pretrained == NONE else f"from_{job.pretrained}"
-        return f"{job.cohort}_{self.task}_{'-'.join(self.views)}_{job.recipe.name}_{start}_{job.fraction:g}"
+        return arm_name(job.cohort, self.task, self.views, job.recipe.name, job.pretrained, job.fraction)
 
     @property
     def name(self) -> str:
         """As its row is called."""
         return f"{self.arm}_seed{self.job.seed}"
+
+
+def arm_name(cohort: str, task: str, views: Sequence[str], recipe: str, pretrained: str, fraction: float) -> str:
+    """What learnt what from whom, as rows call it."""
+    start = "scratch" if pretrained == NONE else f"from_{pretrained}"
+    return f"{cohort}_{task}_{'-'.join(views)}_{recipe}_{start}_{fraction:g}"
 
 
 def experiments() -> list[Experiment]:

@@ -9,12 +9,16 @@ import numpy as np
 from odiff.metrics.bootstrap import draw_counts, score_samples
 
 REPEATS = 1000
+REDRAWN = 50
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What must be shown of a difference, and what was found; `least` bounds its mean and `low_over` its lower end."""
+    """What must be shown of a difference, and what was found.
+
+    `least` bounds its mean from below, `low_over` the lower end of its interval, `high_under` its mean from above.
+    """
 
     name: str
     says: str
@@ -25,11 +29,21 @@ class Claim:
     patients: int
     least: float | None
     low_over: float
+    high_under: float = np.inf
 
     @property
     def is_met(self) -> bool:
-        """Whether both bounds hold."""
-        return self.low > self.low_over and (self.least is None or self.difference >= self.least)
+        """Whether all bounds hold."""
+        is_large_enough = self.least is None or self.difference >= self.least
+        return is_large_enough and self.low > self.low_over and self.difference < self.high_under
+
+    @property
+    def wanted(self) -> str:
+        """The bounds in words."""
+        bounds = [] if self.least is None else [f"{self.least:+g}"]
+        bounds += [] if np.isinf(self.low_over) else [f"low > {self.low_over:g}"]
+        bounds += [] if np.isinf(self.high_under) else [f"< {self.high_under:g}"]
+        return ", ".join(bounds)
 
 
 def macro_auroc(row: Row, group: str, who: str, counts: np.ndarray) -> np.ndarray:
@@ -90,9 +104,45 @@ def contrast(
         parts = [t.weight * score(rows[t.arm, seed], t.group, t.who, drawn[t.group]) for t in terms]
         return np.sum(parts, axis=0)
 
-    by_seed = np.array([total(seed, counts) for seed in seeds])
-    chosen = rng.integers(len(seeds), size=(REPEATS, len(seeds)))
-    samples = by_seed[chosen, np.arange(REPEATS)[:, None]].mean(axis=1)
     mean = float(np.mean([total(seed, whole)[0] for seed in seeds]))
-    low, high = np.nanpercentile(samples, (2.5, 97.5))
-    return mean, float(low), float(high), len(seeds), sum(map(len, groups.values()))
+    low, high = _interval(np.array([total(seed, counts) for seed in seeds]), rng)
+    return mean, low, high, len(seeds), sum(map(len, groups.values()))
+
+
+def _interval(by_seed: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """Samples of patients (seeds, REPEATS) -> the interval of their mean over seeds drawn with replacement."""
+    chosen = rng.integers(len(by_seed), size=(REPEATS, len(by_seed)))
+    low, high = np.nanpercentile(by_seed[chosen, np.arange(REPEATS)[:, None]].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def calibration(
+    rows: Mapping[tuple[str, int], Row], term: Term, rng: np.random.Generator
+) -> tuple[tuple[float, float, float, int, int], float] | None:
+    """Expected calibration error pooled over labels, as `contrast` gives a difference, and that of a perfectly calibrated model.
+
+    The latter is the mean error where each truth is drawn anew from its own probability. None without rows.
+    """
+    seeds = sorted(seed for arm, seed in rows if arm == term.arm)
+    if not seeds:
+        return None
+    point, samples, expected, patients = [], [], [], 0
+    for seed in seeds:
+        found = rows[term.arm, seed]["scores"][term.group]
+        truth, probability = np.array(found["truth"], float), np.array(found[term.who]) / 10000
+        patients = len(truth)
+        owner = np.repeat(np.arange(patients), truth.shape[1])
+        counts = draw_counts(found["cases"], np.random.default_rng(0), REPEATS)
+
+        def error(
+            truth: np.ndarray, counts: np.ndarray, given: np.ndarray = probability, owner: np.ndarray = owner
+        ) -> Any:
+            return score_samples("calibration_error", truth.ravel(), given.ravel(), counts, owner)
+
+        once = np.ones((1, patients))
+        point.append(error(truth, once)[0])
+        samples.append(error(truth, counts))
+        drawn = [error((rng.random(truth.shape) < probability).astype(float), once)[0] for _ in range(REDRAWN)]
+        expected.append(np.mean(drawn))
+    low, high = _interval(np.array(samples), rng)
+    return (float(np.mean(point)), low, high, len(seeds), patients), float(np.mean(expected))

@@ -1,0 +1,146 @@
+"""Bringing volumes to a template by translation: the displacement with the largest normalised correlation, by FFT.
+
+Weighted normalised cross-correlation at all displacements at once, as Padfield 2012 (Masked object registration in the Fourier
+domain) derives it, here with a smooth weight around the centre of the template in place of a mask.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from odiff.plan.schema import Triple
+
+CELLS = 32
+REACH = 0.25
+SPREAD = 0.8
+ROUNDS = 4
+
+
+def shrinkage(shape_zyx: Sequence[int]) -> Triple:
+    """By how much each axis is shrunk: to `CELLS` or a little more, less than twice as many."""
+    depth, rows, columns = (max(1, size // CELLS) for size in shape_zyx)
+    return depth, rows, columns
+
+
+def outlines(volumes: Tensor) -> Tensor:
+    """Volumes (n, 1, z, y, x), shrunk, to where their intensity changes: what displacements are looked for on.
+
+    The root of the standard deviation over each voxel and its neighbours, averaged over neighbours twice. Sequences that show the same
+    joint in opposite contrasts have the same outlines.
+    """
+    small = F.avg_pool3d(volumes.float(), shrinkage(volumes.shape[2:]), ceil_mode=True)
+    found = (_around(small.square()) - _around(small).square()).clamp(min=0) ** 0.25
+    return _around(_around(found))
+
+
+def _around(volumes: Tensor) -> Tensor:
+    return F.avg_pool3d(volumes, 3, 1, 1, count_include_pad=False)
+
+
+def centre_weight(shape_zyx: Sequence[int]) -> Tensor:
+    """(z, y, x), 1 in the middle, falling smoothly to the border: a joint is imaged around its centre."""
+    axes = [torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1) for size in shape_zyx]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    return torch.exp(-(z**2 + y**2 + x**2) / SPREAD)
+
+
+def displacements(small: Tensor, template: Tensor) -> Tensor:
+    """Where the template's centre lies in each volume, relative to the volume's own centre.
+
+    Parameters
+    ----------
+    small : (n, 1, z, y, x), from `outlines`.
+    template : (z, y, x), the mean of such volumes.
+
+    Returns
+    -------
+    (n, 3) voxels of `small` along z, y and x, at most `REACH` of each axis, interpolated between voxels.
+    """
+    reach = [round(REACH * size) for size in template.shape]
+    weight = centre_weight(template.shape).to(template)
+    total = weight.sum()
+    level = template - (weight * template).sum() / total
+    pads = [one for size in reversed(reach) for one in (size, size)]
+    x = F.pad(small.float(), pads, mode="replicate")[:, 0]
+    spectrum, squares = torch.fft.rfftn(x, dim=(1, 2, 3)), torch.fft.rfftn(x.square(), dim=(1, 2, 3))
+    shape = x.shape[1:]
+
+    def correlated(of: Tensor, kernel: Tensor) -> Tensor:
+        product = of * torch.fft.rfftn(kernel, s=shape, dim=(0, 1, 2)).conj()
+        whole = torch.fft.irfftn(product, s=shape, dim=(1, 2, 3))
+        return whole[:, : 2 * reach[0] + 1, : 2 * reach[1] + 1, : 2 * reach[2] + 1]
+
+    mean = correlated(spectrum, weight) / total
+    spread = (correlated(squares, weight) / total - mean.square()).clamp(min=1e-6)
+    found = correlated(spectrum, weight * level) / spread.sqrt()
+    best = found.flatten(1).argmax(dim=1)
+    sizes = found.shape[1:]
+    index = torch.stack([best // (sizes[1] * sizes[2]), best // sizes[2] % sizes[1], best % sizes[2]], dim=1)
+    return index - torch.tensor(reach, device=index.device) + _between(found, index)
+
+
+def _between(found: Tensor, index: Tensor) -> Tensor:
+    """The top of a parabola through each maximum and its neighbours, per axis, -0.5 to 0.5; 0 at the edge of the reach."""
+    rows, parts = torch.arange(len(found), device=found.device), []
+    for axis in range(3):
+        size = found.shape[axis + 1]
+        step = torch.zeros_like(index)
+        step[:, axis] = 1
+        is_inside = (index[:, axis] > 0) & (index[:, axis] < size - 1)
+        low, high = (torch.where(is_inside[:, None], index + sign * step, index) for sign in (-1, 1))
+        a, b, c = (found[rows, at[:, 0], at[:, 1], at[:, 2]] for at in (low, index, high))
+        bend = (a - 2 * b + c).clamp(max=-1e-9)
+        parts.append(torch.where(is_inside, (0.5 * (a - c) / bend).clamp(-0.5, 0.5), torch.zeros_like(b)))
+    return torch.stack(parts, dim=1)
+
+
+def moved(volumes: Tensor, by: Tensor) -> Tensor:
+    """Volumes (n, 1, z, y, x) read at places moved `by` (n, 3) voxels along z, y and x; the border is continued."""
+    sizes = torch.tensor(volumes.shape[2:], dtype=torch.float32, device=volumes.device)
+    theta = torch.zeros((len(volumes), 3, 4), device=volumes.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = theta[:, 2, 2] = 1
+    theta[:, :, 3] = (2 * by.float() / sizes).flip(1)
+    grid = F.affine_grid(theta, list(volumes.shape), align_corners=False)
+    return F.grid_sample(volumes.float(), grid, align_corners=False, padding_mode="border")
+
+
+def shifted(volumes: Tensor, by: Tensor) -> Tensor:
+    """Volumes (n, 1, z, y, x) read at places moved `by` (n, 3) whole voxels along z, y and x; the border is continued."""
+    result = torch.empty_like(volumes)
+    for number, steps in enumerate(by.tolist()):
+        one = volumes[number]
+        for axis, step in enumerate(steps, start=1):
+            size = one.shape[axis]
+            one = one.index_select(axis, (torch.arange(size, device=one.device) + step).clamp(0, size - 1))
+        result[number] = one
+    return result
+
+
+class Registration(nn.Module):
+    """Moves volumes onto a template that `fit` takes from volumes of a cohort; without one they stay where they are."""
+
+    def __init__(self, shape_zyx: Triple) -> None:
+        """`shape_zyx` is the shape of the volumes."""
+        super().__init__()
+        self.shrinkage = shrinkage(shape_zyx)
+        small = [-(-size // by) for size, by in zip(shape_zyx, self.shrinkage, strict=True)]
+        self.template: Tensor
+        self.register_buffer("template", torch.zeros(small))
+
+    @torch.no_grad()
+    def fit(self, small: Tensor) -> None:
+        """Take the template from `outlines` volumes (n, 1, z, y, x): their mean, again and again after moving them onto it."""
+        self.template.copy_(small.mean(dim=0)[0])
+        for _ in range(ROUNDS):
+            by = displacements(small, self.template)
+            self.template.copy_(moved(small, by - by.mean(dim=0)).mean(dim=0)[0])
+
+    @torch.no_grad()
+    def forward(self, volumes: Tensor) -> Tensor:
+        """(n, 1, z, y, x) -> the same volumes, moved by whole voxels."""
+        if not len(volumes) or not self.template.any():
+            return volumes
+        by = displacements(outlines(volumes), self.template)
+        return shifted(volumes, (by * torch.tensor(self.shrinkage, device=by.device)).round().long())

@@ -1,0 +1,139 @@
+"""What is claimed: differences between arms, and what they must reach."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from claim_parts.experiments import ALL, DEFAULT, FEW, NONE, SEGMENTED, arm_name
+from claim_parts.verdicts import Row, Score, Term, macro_auroc, mean_dice
+from odiff.geometry import VIEWS
+
+Rows = Mapping[tuple[str, int], Row]
+LARGEST_ERROR = 0.05
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sum of scores that must be at least `least` with a lower end above `low_over`; `only` names the rows that it needs.
+
+    `terms` sees the rows, because the best view is known from them alone. `also` are further figures beside it, by name.
+    """
+
+    name: str
+    says: str
+    score: Score
+    terms: Callable[[Rows], Sequence[Term]]
+    least: float | None
+    low_over: float
+    also: Mapping[str, Sequence[Term]]
+    only: str
+
+
+def diagnosis(start: str, fraction: float, cohort: str = "knee", recipe: str = DEFAULT.name) -> str:
+    """The arm of a diagnosis by all views."""
+    return arm_name(cohort, "diagnosis", VIEWS, recipe, start, fraction)
+
+
+def segmentation(start: str, fraction: float, recipe: str = DEFAULT.name) -> str:
+    """The arm of a segmentation."""
+    return arm_name("knee", "segmentation", SEGMENTED, recipe, start, fraction)
+
+
+def minus(better: str, worse: str) -> Callable[[Rows], tuple[Term, ...]]:
+    """One arm's score minus another's."""
+    return lambda _: (Term(1, better), Term(-1, worse))
+
+
+def statements() -> list[Statement]:
+    """In the order of their numbers."""
+    found = [*_pretraining(), *_fusion()]
+    for group, words in (("centre", "a hospital"), ("field", "a field strength")):
+        found.append(
+            _shift(group, f"half of what from-scratch loses at {words} of no training, minus what pretrained loses")
+        )
+    for joint in ("ankle", "shoulder"):
+        found.append(
+            _simple(
+                f"5_transfer_{joint}", f"{joint}: features of the knee minus from scratch, a tenth of the labels", macro_auroc,
+                minus(diagnosis("knee", FEW, joint), diagnosis(NONE, FEW, joint)), 0.03, 0.0, joint,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _simple(
+    name: str, says: str, score: Score, terms: Callable[[Rows], Sequence[Term]], least: float | None, low_over: float, only: str
+) -> Statement:  # fmt: skip
+    return Statement(name, says, score, terms, least, low_over, {}, only)
+
+
+def _pretraining() -> list[Statement]:
+    found = []
+    for fraction, word, wanted in ((FEW, "10pct", (0.05, 0.03, 0.0)), (ALL, "100pct", (None, None, -0.01))):
+        auroc, dice, low = wanted
+        share = "a tenth of the labels" if fraction == FEW else "all labels"
+        found.append(
+            _simple(
+                f"1_auroc_{word}", f"diagnosis: pretrained minus from scratch, {share}", macro_auroc,
+                minus(diagnosis("knee", fraction), diagnosis(NONE, fraction)), auroc, low, "knee_diagnosis",
+            )
+        )  # fmt: skip
+        for recipe, against in ((DEFAULT.name, "scratch"), ("twice", "scratch_twice_the_steps")):
+            words = "from scratch" + (" with twice the steps" if recipe == "twice" else "")
+            found.append(
+                _simple(
+                    f"2_dice_{word}_{against}", f"segmentation: pretrained minus {words}, {share}", mean_dice,
+                    minus(segmentation("knee", fraction), segmentation(NONE, fraction, recipe)), dice, low, "knee_segmentation",
+                )
+            )  # fmt: skip
+    return found
+
+
+def _mean_over_seeds(rows: Rows, arm: str, score: Score, group: str, who: str) -> float:
+    values = []
+    for (name, _), row in rows.items():
+        if name == arm:
+            counts = np.ones((1, len(row["scores"][group]["cases"])))
+            values.append(float(score(row, group, who, counts)[0]))
+    return float(np.mean(values)) if values else -np.inf
+
+
+def best_view(rows: Rows, arm: str, views: Sequence[str]) -> str:
+    """The view that scores best alone on the same patients, over all seeds: the hardest one to beat."""
+    return max(views, key=lambda view: _mean_over_seeds(rows, arm, macro_auroc, "same", view))
+
+
+def _fusion() -> list[Statement]:
+    arm = diagnosis("knee", ALL)
+
+    def beside_best(rows: Rows) -> tuple[Term, ...]:
+        return Term(1, arm), Term(-1, arm, "same", best_view(rows, arm, VIEWS))
+
+    says = "fused minus the best single view, all labels"
+    found = [_simple("3_fusion", says, macro_auroc, beside_best, 0.03, 0.0, "knee_diagnosis")]
+    for missing in VIEWS:
+        rest = [view for view in VIEWS if view != missing]
+
+        def beside_rest(rows: Rows, missing: str = missing, rest: Sequence[str] = tuple(rest)) -> tuple[Term, ...]:
+            return Term(1, arm, "same", f"without_{missing}"), Term(-1, arm, "same", best_view(rows, arm, rest))
+
+        found.append(
+            _simple(
+                f"3_missing_{missing}", f"fused without {missing} minus the best remaining view", macro_auroc, beside_rest, None,
+                -0.01, "knee_diagnosis",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _shift(group: str, says: str) -> Statement:
+    ours, scratch = diagnosis("knee", ALL), diagnosis(NONE, ALL)
+    dropped = (Term(1, scratch), Term(-1, scratch, group))
+    terms = (*(Term(t.weight / 2, t.arm, t.group) for t in dropped), Term(-1, ours), Term(1, ours, group))
+    return Statement(
+        f"4_{group}", says, macro_auroc, lambda _: terms, None, 0.0, {"scratch_drop": dropped}, "knee_diagnosis"
+    )
+
+
+CALIBRATION = Term(1, diagnosis("knee", ALL))

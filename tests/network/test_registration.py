@@ -1,0 +1,99 @@
+"""Volumes are moved onto the template by how far they were moved away from it."""
+
+import numpy as np
+import pytest
+import torch
+
+from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice
+from odiff.network.registration import Registration, displacements, moved, outlines, shifted, shrinkage
+from odiff.plan.schema import NetworkPlan
+
+SHAPE = (12, 40, 48)
+
+
+def joint(seed=0, shape=SHAPE):
+    """A few smooth blobs around the centre, different in size and brightness, on a dark ground."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij")
+    volume = np.full(shape, -1.0)
+    for _ in range(5):
+        centre, width = rng.uniform(-0.4, 0.4, 3), rng.uniform(0.15, 0.3)
+        volume += rng.uniform(0.5, 1.5) * np.exp(
+            -sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True)) / width**2
+        )
+    return torch.from_numpy(volume).float()[None, None]
+
+
+def test_displacements_are_those_that_were_made():
+    volume = joint()
+    by = torch.tensor([[0, 0, 0], [2, -5, 3], [-1, 6, -8], [1, 3, 0]])
+    found = displacements(shifted(volume.expand(4, -1, -1, -1, -1), -by), volume[0, 0])
+    assert torch.equal(found.round().long(), by)
+
+
+def test_a_fraction_of_a_voxel_is_found_between_voxels():
+    volume = joint()
+    by = torch.tensor([[0.4, -2.3, 1.6]])
+    found = displacements(moved(volume, -by), volume[0, 0])
+    assert torch.allclose(found, by, atol=0.15)
+
+
+def test_brightness_and_contrast_do_not_matter():
+    volume = joint()
+    by = torch.tensor([[1, 4, -6]])
+    changed = 0.3 * shifted(volume, -by) + 2.0
+    assert torch.equal(displacements(changed, volume[0, 0]).round().long(), by)
+
+
+def test_moving_by_whole_voxels_is_numpy_s_edge_padding():
+    volume = torch.rand((1, 1, 4, 5, 6))
+    by = (1, -2, 3)
+    padded = np.pad(volume[0, 0].numpy(), [(3, 3)] * 3, mode="edge")
+    expected = padded[3 + by[0] : 7 + by[0], 3 + by[1] : 8 + by[1], 3 + by[2] : 9 + by[2]]
+    assert np.array_equal(shifted(volume, torch.tensor([by]))[0, 0].numpy(), expected)
+    assert np.allclose(moved(volume, torch.tensor([by], dtype=torch.float32))[0, 0].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("contrast", [1, -0.7])
+@pytest.mark.parametrize("shape", [SHAPE, (16, 130, 200)])
+def test_a_cohort_out_of_place_comes_together(shape, contrast):
+    """Half of it may be of another sequence, which shows all in the opposite contrast."""
+    rng = np.random.default_rng(1)
+    reach = [size // 6 for size in shape]
+    by = torch.from_numpy(np.stack([rng.integers(-r, r + 1, 12) for r in reach], axis=1))
+    volume = joint(3, shape)
+    cohort = torch.cat([shifted(volume + 0.02 * torch.randn(volume.shape), one[None]) for one in by])
+    cohort[::2] *= contrast
+    registration = Registration(shape)
+    registration.fit(outlines(cohort))
+    together = registration(cohort)
+    cohort[::2] /= contrast
+    together[::2] /= contrast
+    inner = tuple(slice(size // 4, size - size // 4) for size in shape)
+    before, after = (volumes[(slice(None), 0, *inner)].std(dim=0).mean() for volumes in (cohort, together))
+    assert after < 0.35 * before
+
+
+def test_without_a_template_volumes_stay():
+    volume = joint()
+    assert torch.equal(Registration(SHAPE)(volume), volume)
+    assert Registration(SHAPE)(volume[:0]).shape == (0, 1, *SHAPE)
+
+
+def test_axes_shrink_to_about_32_cells():
+    assert shrinkage((16, 256, 320)) == (1, 8, 10)
+    assert shrinkage((28, 63, 64)) == (1, 1, 2)
+
+
+def test_only_tiles_that_are_a_whole_case_are_moved():
+    plan = NetworkPlan((1, 2, 2), (8, 16), ((1, 1, 1), (1, 2, 2)), ((3, 3, 3), (3, 3, 3)), 1, 16)
+    network = DiagnosisNetwork(plan, SHAPE, 2, FeatureChoice(10, ("mid",)), 0.0, "attention", True)
+    assert network.registration is not None
+    volume = joint()
+    network.registration.fit(outlines(volume))
+    tiles = torch.cat([shifted(volume, torch.tensor([[1, -6, 4]]))] * 3)
+    placed = network.placed(tiles, torch.tensor([0, 1, 1]))
+    assert torch.equal(placed[1:], tiles[1:])
+    assert (placed[0] - volume[0])[:, 2:-2, 6:-6, 6:-6].abs().max() < 1e-6
+    unmoved = DiagnosisNetwork(plan, SHAPE, 2, FeatureChoice(10, ("mid",)), 0.0)
+    assert torch.equal(unmoved.placed(tiles, torch.tensor([0, 1, 2])), tiles)
