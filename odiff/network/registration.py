@@ -1,7 +1,7 @@
 """Bringing volumes to a template by translation: the displacement with the largest normalised correlation, by FFT.
 
-Weighted normalised cross-correlation at all displacements at once, as Padfield 2012 (Masked object registration in the Fourier
-domain) derives it, here with a smooth weight around the centre of the template in place of a mask.
+Normalised cross-correlation at all displacements at once over what of the template lies inside the volume, as Padfield 2012 (Masked
+object registration in the Fourier domain) derives it; the template's mask is a smooth weight around its centre.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ CELLS = 32
 REACH = 0.25
 SPREAD = 0.8
 ROUNDS = 4
+LEAST = 1e-6
 
 
 def shrinkage(shape_zyx: Sequence[int]) -> Triple:
@@ -46,8 +47,8 @@ def centre_weight(shape_zyx: Sequence[int]) -> Tensor:
     return torch.exp(-(z**2 + y**2 + x**2) / SPREAD)
 
 
-def displacements(small: Tensor, template: Tensor) -> Tensor:
-    """Where the template's centre lies in each volume, relative to the volume's own centre.
+def correlations(small: Tensor, template: Tensor) -> Tensor:
+    """The weighted correlation of each volume with the template at every displacement.
 
     Parameters
     ----------
@@ -56,29 +57,39 @@ def displacements(small: Tensor, template: Tensor) -> Tensor:
 
     Returns
     -------
-    (n, 3) voxels of `small` along z, y and x, at most `REACH` of each axis, interpolated between voxels.
+    (n, 2 r + 1, ...) along z, y and x, r being `REACH` of the axis: the template's centre moved by -r .. r voxels.
     """
     reach = [round(REACH * size) for size in template.shape]
     weight = centre_weight(template.shape).to(template)
-    total = weight.sum()
-    level = template - (weight * template).sum() / total
     pads = [one for size in reversed(reach) for one in (size, size)]
-    x = F.pad(small.float(), pads, mode="replicate")[:, 0]
-    spectrum, squares = torch.fft.rfftn(x, dim=(1, 2, 3)), torch.fft.rfftn(x.square(), dim=(1, 2, 3))
-    shape = x.shape[1:]
+    x, inside = F.pad(small.float()[:, 0], pads), F.pad(torch.ones_like(template), pads)[None]
+
+    def spectrum(of: Tensor) -> Tensor:
+        return torch.fft.rfftn(of, s=x.shape[1:], dim=(-3, -2, -1))
 
     def correlated(of: Tensor, kernel: Tensor) -> Tensor:
-        product = of * torch.fft.rfftn(kernel, s=shape, dim=(0, 1, 2)).conj()
-        whole = torch.fft.irfftn(product, s=shape, dim=(1, 2, 3))
+        whole = torch.fft.irfftn(of * kernel.conj(), s=x.shape[1:], dim=(-3, -2, -1))
         return whole[:, : 2 * reach[0] + 1, : 2 * reach[1] + 1, : 2 * reach[2] + 1]
 
-    mean = correlated(spectrum, weight) / total
-    spread = (correlated(squares, weight) / total - mean.square()).clamp(min=1e-6)
-    found = correlated(spectrum, weight * level) / spread.sqrt()
+    ones, first, second = (spectrum(weight * template**power) for power in (0, 1, 2))
+    is_in, values, squares = spectrum(inside), spectrum(x), spectrum(x.square())
+    total = correlated(is_in, ones)
+    mean, level = correlated(values, ones) / total, correlated(is_in, first) / total
+    spread = (correlated(squares, ones) / total - mean.square()).clamp(min=LEAST)
+    contrast = (correlated(is_in, second) / total - level.square()).clamp(min=LEAST)
+    return (correlated(values, first) / total - mean * level) / (spread * contrast).sqrt()
+
+
+def displacements(small: Tensor, template: Tensor) -> Tensor:
+    """Where the template's centre lies in each volume, relative to the volume's own centre.
+
+    Takes what `correlations` takes. Returns (n, 3) voxels along z, y and x, interpolated between voxels.
+    """
+    found = correlations(small, template)
     best = found.flatten(1).argmax(dim=1)
     sizes = found.shape[1:]
     index = torch.stack([best // (sizes[1] * sizes[2]), best // sizes[2] % sizes[1], best % sizes[2]], dim=1)
-    return index - torch.tensor(reach, device=index.device) + _between(found, index)
+    return index - torch.tensor([size // 2 for size in sizes], device=index.device) + _between(found, index)
 
 
 def _between(found: Tensor, index: Tensor) -> Tensor:

@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice
-from odiff.network.registration import Registration, displacements, moved, outlines, shifted, shrinkage
+from odiff.network.registration import (
+    Registration,
+    centre_weight,
+    correlations,
+    displacements,
+    moved,
+    outlines,
+    shifted,
+    shrinkage,
+)
 from odiff.plan.schema import NetworkPlan
 
 SHAPE = (12, 40, 48)
@@ -29,6 +38,21 @@ def test_displacements_are_those_that_were_made():
     by = torch.tensor([[0, 0, 0], [2, -5, 3], [-1, 6, -8], [1, 3, 0]])
     found = displacements(shifted(volume.expand(4, -1, -1, -1, -1), -by), volume[0, 0])
     assert torch.equal(found.round().long(), by)
+
+
+def test_correlations_are_those_of_a_loop_over_displacements():
+    rng = np.random.default_rng(5)
+    volume, template = rng.random((5, 9, 8)), rng.random((5, 9, 8))
+    found = correlations(torch.from_numpy(volume).float()[None, None], torch.from_numpy(template).float())[0].numpy()
+    reach, weight = [size // 2 for size in found.shape], centre_weight(template.shape).numpy()
+    assert reach == [1, 2, 2]
+    for place in np.ndindex(found.shape):
+        by = [at - r for at, r in zip(place, reach, strict=True)]
+        here = tuple(slice(max(0, -b), min(n, n - b)) for b, n in zip(by, volume.shape, strict=True))
+        there = tuple(slice(one.start + b, one.stop + b) for b, one in zip(by, here, strict=True))
+        covariance = np.cov(volume[there].ravel(), template[here].ravel(), aweights=weight[here].ravel())
+        expected = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+        assert found[place] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_fraction_of_a_voxel_is_found_between_voxels():

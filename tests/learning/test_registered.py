@@ -1,0 +1,89 @@
+"""A diagnosis sees a joint at the template's place, in warm-up, training and prediction alike."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from odiff.data.batches import whole_view
+from odiff.data.store import write_array
+from odiff.learning import diagnosis
+from odiff.learning.context import open_context
+from odiff.learning.diagnose import build_diagnosis, embed_volume, load_diagnosis
+from odiff.learning.diagnosis_data import items_of
+from odiff.learning.run import RunSettings
+from odiff.learning.subsets import share_of
+from odiff.learning.warm_up import cache_features, fit_template
+from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice
+from odiff.network.registration import outlines, shifted
+
+CHOICE = FeatureChoice(50, ("encoder_0",))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def context(planned, tmp_path_factory):
+    changes = ["diagnosis.registered=true", "diagnosis.head_steps=2", "diagnosis.steps=2", "diagnosis.probe_cases=0"]
+    return open_context(planned / "preprocessed", tmp_path_factory.mktemp("r"), "1", changes)
+
+
+@pytest.fixture(scope="module")
+def items(context):
+    return items_of(context.dataset.cases, "axial", context.plan.diagnoses)
+
+
+@pytest.fixture
+def network(context, items):
+    torch.manual_seed(0)
+    found = build_diagnosis(context.plan, "axial", CHOICE).eval()
+    fit_template(found, context.prepared("axial"), items, context.plan.views["axial"])
+    return found
+
+
+@pytest.fixture
+def twice(context, items, network, tmp_path):
+    """The middle of a volume, which becomes the template, and the same moved, as preprocessed series: only air is lost."""
+    plan = context.plan.views["axial"]
+    tile = torch.from_numpy(whole_view(context.prepared("axial"), items[0].series[0], plan.patch_zyx)[0])[None]
+    air = torch.full_like(tile, float(tile.min()))
+    margin = [max(1, size // 4) for size in plan.patch_zyx]
+    inner = tuple(slice(by, size - by) for by, size in zip(margin, plan.patch_zyx, strict=True))
+    air[(..., *inner)] = tile[(..., *inner)]
+    network.registration.fit(outlines(air))
+    for name, volume in (("home", air), ("away", shifted(air, torch.tensor([[0, -2, 3]])))):
+        write_array(tmp_path / f"{name}.b2nd", volume[0, 0].numpy().astype(np.float16))
+    return tmp_path
+
+
+def test_a_moved_volume_has_the_features_and_the_embedding_of_the_one_in_place(context, network, twice):
+    plan = context.plan.views["axial"]
+    at = [replace(items_of(context.dataset.cases, "axial", context.plan.diagnoses)[0], series=(name,))
+          for name in ("home", "away")]  # fmt: skip
+    found = cache_features(network, twice, at, plan, CPU).blocks["encoder_0"]
+    assert torch.equal(found[0], found[1])
+    home, away = (
+        embed_volume(network, whole_view(twice, n, plan.patch_zyx), context.plan, "axial") for n in ("home", "away")
+    )
+    assert torch.equal(home, away)
+    network.registration = None
+    unmoved = cache_features(network, twice, at, plan, CPU).blocks["encoder_0"]
+    assert not torch.equal(unmoved[0], unmoved[1])
+
+
+def test_training_sees_moved_volumes_and_keeps_the_template(context, tmp_path, monkeypatch):
+    seen = []
+    placed = DiagnosisNetwork.placed
+
+    def spied(network, tiles, owner):
+        seen.append(len(tiles))
+        return placed(network, tiles, owner)
+
+    monkeypatch.setattr(DiagnosisNetwork, "placed", spied)
+    cases = context.dataset.cases
+    share = share_of(cases, 1.0, context.plan.diagnoses)
+    run = diagnosis.train_diagnosis(
+        context, "axial", "0", cases, (), tmp_path / "run", None, RunSettings(0, CPU, 0), share
+    )
+    assert len(seen) == len(cases) + 2  # each case once in the warm-up, then one batch a step
+    assert load_diagnosis(run.checkpoint("final"), context.plan, "axial", CPU).registration.template.any()
