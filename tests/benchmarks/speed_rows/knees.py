@@ -113,6 +113,8 @@ def random_diagnosis(work: Path) -> Path:
     for view, view_plan in plan.views.items():
         choice = FeatureChoice(view_plan.diffusion.probe_time_steps[0], usual_blocks(view_plan))
         network = build_diagnosis(plan, view, choice)
+        if network.registration is not None:  # without a template nothing would be moved
+            network.registration.template.uniform_()
         features = {"features": {"time_step": choice.time_step, "blocks": list(choice.blocks)}}
         _save(results.task(view, "diagnosis", "0"), plan, view, "diagnosis", network, features)
         networks[view] = network
