@@ -56,10 +56,9 @@ def twice(context, items, network, tmp_path):
     return tmp_path
 
 
-def test_a_moved_volume_has_the_features_and_the_embedding_of_the_one_in_place(context, network, twice):
+def test_a_moved_volume_has_the_features_and_the_embedding_of_the_one_in_place(context, items, network, twice):
     plan = context.plan.views["axial"]
-    at = [replace(items_of(context.dataset.cases, "axial", context.plan.diagnoses)[0], series=(name,))
-          for name in ("home", "away")]  # fmt: skip
+    at = [replace(items[0], series=(name,)) for name in ("home", "away")]
     found = cache_features(network, twice, at, plan, CPU).blocks["encoder_0"]
     assert torch.equal(found[0], found[1])
     home, away = (
