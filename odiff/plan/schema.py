@@ -151,7 +151,7 @@ class SegmentationRecipe:
 class DiagnosisRecipe:
     """The head learns `head_steps` on cached features at `head_rate`, then everything is fine-tuned for `steps`.
 
-    Blocks and time steps come from the probes; `pooling` is one of `odiff.network.heads.POOLINGS`. Where `registered`, volumes
+    Blocks and time steps come from the probes; `pooling` is one of `odiff.plan.bounds.POOLINGS`. Where `registered`, volumes
     are moved onto the mean of the training cases first.
     """
 
