@@ -19,7 +19,9 @@ CONTRASTS = {
     "dess": (0.0, 0.35, 0.42, 0.30, 0.06, 0.80, 0.25, 0.20, 0.90, 0.75, 0.45, 0.55, 0.45),
 }
 SUBSLICES = 3
-OBLIQUE_DEG, OFF_CENTRE_MM, SIGNAL_SPREAD = 6.0, 6.0, 0.1
+OBLIQUE_DEG, SIGNAL_SPREAD = 8.0, 0.12
+# How far the joint lies from the centre of the field of view, mm: standard deviation across slices, most in plane.
+ACROSS_MM, IN_PLANE_MM = 4.0, 16.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def draw_grid(view: str, size: Size, scanner: Scanner, rng: np.random.Generator,
     axes = np.asarray(ORIENTATION[view], float) @ _rotation(rng.uniform(-OBLIQUE_DEG, OBLIQUE_DEG, 3)).T
     if rng.random() < 0.3:
         axes[0] *= -1
-    centre = centre_xyz_mm + rng.normal(0, OFF_CENTRE_MM, 3)
+    off = np.array([rng.normal(0, ACROSS_MM), *rng.uniform(-IN_PLANE_MM, IN_PLANE_MM, 2)])
+    centre = centre_xyz_mm + off @ axes
     half = (np.asarray(shape) - 1) / 2 * np.asarray(spacing)
     origin = centre - half @ axes
     direction = tuple(float(value) for value in axes[::-1].T.ravel())

@@ -7,7 +7,7 @@ import numpy as np
 from odiff.phantom.parts import Part
 from odiff.phantom.shapes import Point, capsule
 
-WORN = 0.2
+WORN = 0.33
 
 
 @dataclass(frozen=True)

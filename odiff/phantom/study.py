@@ -25,11 +25,11 @@ from odiff.phantom.parts import Anatomy, paint
 from odiff.phantom.shapes import Shape
 from odiff.phantom.table import Cell, draw_table
 
-PHANTOM_VERSION = 3
+PHANTOM_VERSION = 4
 # The share of studies that each of SCANNERS contributes.
 SHARES = (0.3, 0.25, 0.25, 0.2)
 Builder = Callable[[np.random.Generator, dict[str, int], Mapping[str, Shape]], Anatomy]
-WARP_MM, ATLAS_WARP_MM = 2.0, 2.5
+WARP_MM, ATLAS_WARP_MM = 2.5, 2.5
 SCALE, SHEAR = 0.08, 0.03
 MOTION_MM = 0.7
 HINGE_YZ_MM, BENT_FROM_TO_MM = (5.0, 10.0), (-8.0, 28.0)
@@ -46,7 +46,7 @@ class Joint:
 
 
 JOINTS = {
-    "knee": Joint(knee.knee, knee.LABELS, knee.DIAGNOSES, (-5.0, 15.0)),
+    "knee": Joint(knee.knee, knee.LABELS, knee.DIAGNOSES, (-5.0, 25.0)),
     "ankle": Joint(ankle.ankle, ankle.LABELS, ankle.DIAGNOSES, (-10.0, 10.0)),
     "shoulder": Joint(shoulder.shoulder, shoulder.LABELS, shoulder.DIAGNOSES, (-8.0, 8.0)),
 }

@@ -148,7 +148,8 @@ def test_run_trains_what_is_missing_of_the_curve_once(planned, tmp_path, capsys)
     folder = tmp_path / "Dataset001_Knee" / "cpu_demo" / "axial" / "segmentation"
     trained = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("checkpoint_final.safetensors"))
     assert [one.rsplit("/", 1)[0] for one in trained] == ["fold_0", "fraction_0.5/fold_0"]
-    assert "1 %, mean: not computable: of 4 labelled patients that is none" in shown
+    patients = len(open_context(planned / "preprocessed", tmp_path, "1").splits[0]["train"])
+    assert f"1 %, mean: not computable: of {patients} labelled patients that is none" in shown
     stamps = [path.stat().st_mtime_ns for path in folder.rglob("validation/summary.json")]
     run_curve(
         planned / "preprocessed", tmp_path, "1", "axial", "segmentation", RunSettings(0, torch.device("cpu"), 0), FRACTIONS, "0",
@@ -164,4 +165,5 @@ def test_a_share_without_masks_or_without_two_of_each_kind_has_its_reason(contex
         replace(case, series=tuple(replace(s, is_masked=False) for s in case.series)) for case in context.dataset.cases
     ]
     without = replace(context, dataset=replace(context.dataset, cases=tuple(bare)))
-    assert why_not(without, "axial", "segmentation", "0", 1.0, 0) == "none of 4 patients has a mask"
+    patients = len(context.splits[0]["train"])
+    assert why_not(without, "axial", "segmentation", "0", 1.0, 0) == f"none of {patients} patients has a mask"
