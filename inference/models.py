@@ -11,6 +11,7 @@ import torch
 from odiff.errors import CheckpointError, UsageError
 from odiff.inference.postprocessing import POSTPROCESSING, Kept, read_postprocessing
 from odiff.learning.calibration import StoredCalibration, read_calibration
+from odiff.learning.code_model import CODE, load_code_diagnosis
 from odiff.learning.context import FUSED
 from odiff.learning.diagnose import load_diagnosis, load_fusion
 from odiff.learning.pretrained import ResultsFolder
@@ -18,6 +19,7 @@ from odiff.learning.segment import Segmenter, load_segmentation
 from odiff.learning.tabular_model import TABULAR, TabularModel, load_tabular
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import FusionNetwork
+from odiff.network.shared_code import CodeDiagnosis
 from odiff.plan import Plan, plan_from_plain
 from odiff.storage import file_digest
 from odiff.training.run_folder import RunFolder
@@ -44,6 +46,7 @@ class Wanted:
 class LoadedModels:
     """Networks by view (and fold), ready to predict; `identity` changes when any of their weights does.
 
+    `code` holds the diagnosis from the shared code by fold, of those folds of `fusion` that have one, and
     `tabular` holds the late fusion with the case table by fold: of every fold of `fusion`, or of none. `calibration` is by view,
     and under ``tabular`` that of predictions made with the table.
     """
@@ -54,6 +57,7 @@ class LoadedModels:
     segmentation: dict[str, list[Segmenter]]
     diagnosis: dict[str, dict[str, DiagnosisNetwork]]
     fusion: dict[str, FusionNetwork]
+    code: dict[str, CodeDiagnosis]
     tabular: dict[str, TabularModel]
     calibration: dict[str, StoredCalibration]
     postprocessing: Kept
@@ -97,13 +101,16 @@ def load_models(
         fold: load_fusion(path, len(plan.diagnoses), {v: n[fold] for v, n in diagnosis.items() if fold in n})
         for fold, path in fused.items()
     }
+    beside = {fold: RunFolder(path.parent) for fold, path in fused.items()}
+    codes = {fold: code for fold, run in beside.items() if (code := load_code_diagnosis(run, plan))}
+    code_files = [beside[fold].checkpoint(CODE) for fold in codes]
     tables = tabular_checkpoints(results, tuple(fused))
     tabular = {fold: load_tabular(path, len(plan.diagnoses)) for fold, path in tables.items()}
     calibration = usable_calibrations(results, (*diagnosis, FUSED), folds)
     kept = {view: names for view, names in read_postprocessing(folder, plan).items() if view in segmentation}
     decided = [folder / POSTPROCESSING] if any(kept.values()) else []
-    identity = digest_of([*used, *fused.values(), *tables.values(), *decided], folder)
-    return LoadedModels(folder, identity, plan, segmentation, diagnosis, fusion, tabular, calibration, kept)
+    identity = digest_of([*used, *fused.values(), *code_files, *tables.values(), *decided], folder)
+    return LoadedModels(folder, identity, plan, segmentation, diagnosis, fusion, codes, tabular, calibration, kept)
 
 
 def diagnoses_with(wanted: Wanted, view: str) -> bool:

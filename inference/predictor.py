@@ -17,6 +17,7 @@ from odiff.errors import CheckpointError
 from odiff.geometry import Volume, image_from_volume, volume_from_image
 from odiff.inference.models import TASKS, LoadedModels, Wanted, load_models
 from odiff.inference.postprocessing import cleaned
+from odiff.learning.code_model import code_rows
 from odiff.learning.diagnose import embed_volume, volume_logits
 from odiff.learning.segment import labels_and_probabilities_on_grid, labels_on_grid, probability_slabs
 from odiff.learning.tabular_model import TABULAR
@@ -233,6 +234,9 @@ class Predictor:
         if isinstance(fusion, GatedFusion):
             weights = fusion.gates(fusion.heads(embedded), present)[0].numpy()
             gates = {view: weights[:, number] for number, view in enumerate(fusion.heads.views)}
-        logits = fusion(embedded, present).numpy()
+        fused = fusion(embedded, present)
+        if code := self.models.code.get(fold):
+            fused = code.mix(fused, *code_rows(code.code, prepared, self.plan))
+        logits = fused.numpy()
         table = self.models.tabular.get(fold)
         return (table.mix(logits, [row]) if table else logits)[0], gates

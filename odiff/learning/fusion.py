@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 from odiff.data.batches import whole_view
 from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
+from odiff.learning.code_diagnosis import prepared_rows, train_code_diagnosis
+from odiff.learning.code_model import load_code_diagnosis
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import embed_volume, load_diagnosis, load_fusion
 from odiff.learning.diagnosis_scores import masked_bce, truth_of, write_scores
@@ -114,14 +116,19 @@ def train_fusion(
     training: Sequence[PreparedCase],
     validation: Sequence[PreparedCase],
     folder: Path,
+    code: Path | None,
     settings: RunSettings,
     share: LabelShare,
 ) -> RunFolder:
-    """Train the fusion of a fold on the embeddings of its training cases, or, gated, on their inner out-of-fold logits."""
+    """Train the fusion of a fold on the embeddings of its training cases, or, gated, on their inner out-of-fold logits.
+
+    `code` is the shared code that diagnoses beside it.
+    """
     plan, recipe = context.plan, context.plan.fusion
     networks = view_networks(context, fold, settings)
     meta = describe_run(plan, FUSED, "diagnosis", fold, settings)
     meta |= {**to_plain(share), "fused_views": list(networks), "variant": recipe.variant}
+    meta |= {"pretrained": str(code) if code else None}
     run = open_run(folder, meta, settings)
     torch.manual_seed(settings.seed)
     network = build_fusion(recipe.variant, networks, len(plan.diagnoses))
@@ -129,6 +136,7 @@ def train_fusion(
     is_gated = isinstance(network, GatedFusion)
     network.heads.requires_grad_(not is_gated)
     kept = with_views(context, networks, training)
+    train_code_diagnosis(context, run, code, kept, meta)
     cases = inner_cases(context, networks, fold, kept, settings) if is_gated else embed_cases(context, networks, kept)
     loop = LoopSettings(
         steps=recipe.steps, accumulate=1, gradient_clip=1.0, weight_decay=recipe.weight_decay, ema_decay=0.9,
@@ -166,5 +174,8 @@ def validate_fusion(
         if isinstance(fusion, GatedFusion):
             weights = fusion.gates(fusion.heads(embedded.embedded), embedded.present).numpy()
             add_gates(run.validation, gate_table([case.name for case in kept], diagnoses, fusion.heads.views, weights))
+    if code := load_code_diagnosis(run, context.plan):
+        rows, there = prepared_rows(context, code.code, kept)
+        logits = code.mix(torch.from_numpy(logits), rows, there).numpy()
     few = run.read_config().get("not_computable", {})
     return write_scores(run.validation, kept, logits, diagnoses, settings.seed, few)

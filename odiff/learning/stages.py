@@ -17,11 +17,13 @@ from odiff.learning.run import RunSettings
 from odiff.learning.segment import load_segmentation
 from odiff.learning.segmentation import TaskData, train_segmentation
 from odiff.learning.segmentation_scores import validate_segmentation
+from odiff.learning.shared_code import pretrain_code
 from odiff.learning.subsets import LabelShare, is_labelled, label_subset, share_of
 from odiff.learning.tabular_model import TABULAR
 from odiff.learning.tabular_stage import run_tabular, uses_table
 from odiff.network.baselines import BASELINES
 from odiff.plan.parse import closest
+from odiff.training.checkpoint import read_checkpoint
 from odiff.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ def train_view(
     context.view_plan_exists(view)
     for task in tasks_of(context, view, options):
         if task == "pretrain":
-            run_pretraining(context, view, settings)
+            pretrain_code(context, settings) if view == FUSED else run_pretraining(context, view, settings)
         else:
             for fold in context.fold_names(options.fold):
                 TASK[task](context, view, fold, options, settings)
@@ -101,14 +103,17 @@ def from_scratch(options: TrainOptions) -> TrainOptions:
 def tasks_of(context: Context, view: str, options: TrainOptions) -> list[str]:
     """The tasks to train; by default pretraining where it is missing, then every task that has labels."""
     if view == FUSED:
-        if options.task not in (None, "diagnosis"):
-            raise UsageError(f"--task {options.task}: the fused view has diagnosis only")
+        if options.task not in (None, "pretrain", "diagnosis"):
+            raise UsageError(f"--task {options.task}: the fused view has pretrain and diagnosis only")
+        if options.task == "pretrain" and not context.plan.fusion.code_cases:
+            raise UsageError("--task pretrain: the plan's fusion.code_cases is 0, so the views learn no shared code")
         if options.baseline and context.plan.fusion.variant.startswith("gated"):
             raise UsageError(
                 f"--baseline {options.baseline}: fusion.variant {context.plan.fusion.variant} learns from heads on pretrained features; "
                 "fuse baselines with --set fusion.variant=concat"
             )
-        return ["diagnosis"]
+        learns_code = context.plan.fusion.code_cases and options.pretrained != "none" and not options.validate_only
+        return [*(["pretrain"] if learns_code else []), *(["diagnosis"] if options.task != "pretrain" else [])]
     if options.task:
         return [options.task]
     tasks = ["pretrain"] if options.pretrained == "auto" else []
@@ -134,6 +139,18 @@ def run_pretraining(context: Context, view: str, settings: RunSettings) -> RunFo
 
 def _pretrained(context: Context, view: str, options: TrainOptions) -> Path | None:
     return find_pretrained(options.pretrained, context.results, context.results_root, context.dataset.name, view)
+
+
+def shared_code(context: Context, options: TrainOptions) -> Path | None:
+    """The shared code to diagnose with: the dataset's own, or that of the dataset to fine-tune from if it is of the same joint."""
+    if options.pretrained == "none" or not context.plan.fusion.code_cases:
+        return None
+    if options.pretrained != "auto":
+        given = _pretrained(context, FUSED, options)
+        if given and read_checkpoint(given).meta.get("plan", {}).get("joint") == context.plan.joint:
+            return given
+    own = context.results.pretrain(FUSED).checkpoint("final")
+    return own if own.exists() else None
 
 
 def run_segmentation(context: Context, view: str, fold: str, options: TrainOptions, settings: RunSettings) -> None:
@@ -197,7 +214,8 @@ def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions,
     run = context.results.task(view, "diagnosis", fold)
     if not options.validate_only:
         if view == FUSED:
-            train_fusion(context, fold, training, validation, run.path, settings, share)
+            code = shared_code(context, options)
+            train_fusion(context, fold, training, validation, run.path, code, settings, share)
         else:
             start = _pretrained(context, view, options)
             train_diagnosis(context, view, fold, training, validation, run.path, start, settings, share)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from odiff.data.index import PreparedCase
 from odiff.data.tabular import has_table
+from odiff.learning.code_diagnosis import held_out_mix, prepared_rows
+from odiff.learning.code_model import load_code_diagnosis
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import load_fusion
 from odiff.learning.diagnosis_scores import read_logits, scores_but, truth_of, write_scores
@@ -54,14 +56,15 @@ def train_tabular(
     run = open_run(context.results.task(FUSED, TABULAR, fold).path, meta, settings)
     if run.is_trained():
         return run
-    fusion = load_fusion(
-        context.results.task(FUSED, "diagnosis", fold).checkpoint("final"), len(plan.diagnoses), networks
-    )
+    fused = context.results.task(FUSED, "diagnosis", fold)
+    fusion = load_fusion(fused.checkpoint("final"), len(plan.diagnoses), networks)
     inner = inner_cases(context, {view: networks[view] for view in fusion.heads.views}, fold, kept, settings)
-    model = learn_tabular(
-        fused_logits(fusion, inner).numpy(), truth_of(kept, plan.diagnoses), [case.tabular for case in kept],
-        [case.patient for case in kept], plan.tabular, plan.fusion, settings.seed,
-    )  # fmt: skip
+    images, truth, patients = fused_logits(fusion, inner), truth_of(kept, plan.diagnoses), [one.patient for one in kept]
+    if code := load_code_diagnosis(fused, plan):
+        rows, there = prepared_rows(context, code.code, kept)
+        images = held_out_mix(code, images, rows, there, truth, patients)
+    table_rows = [case.tabular for case in kept]
+    model = learn_tabular(images.numpy(), truth, table_rows, patients, plan.tabular, plan.fusion, settings.seed)
     weights = {f"weights.{name}": tensor for name, tensor in model.network.state_dict().items()}
     shares = model.network.shares.tolist()
     table = pd.DataFrame({"label": plan.diagnoses, "share_of_table": [round(one, 4) for one in shares]})

@@ -33,6 +33,7 @@ def check_plan(plan: Plan, where: str) -> None:
     _one_of(where, "fusion.variant", plan.fusion.variant, FUSIONS)
     _at_least(where, "fusion.tabular_steps", plan.fusion.tabular_steps, 1)
     _above(where, "fusion.tabular_rate", plan.fusion.tabular_rate, 0)
+    _at_least(where, "fusion.code_cases", plan.fusion.code_cases, 0)
     for column, kind in plan.tabular.items():
         _one_of(where, f"tabular.{column}", kind, COLUMNS)
     _one_of(where, "pretrain.rate", plan.pretrain.rate, RATES)

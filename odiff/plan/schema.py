@@ -177,7 +177,11 @@ class DiagnosisRecipe:
 
 @dataclass(frozen=True)
 class FusionRecipe:
-    """How the views of a case are joined, and, where `tabular`, the columns of the case table that the dataset declares."""
+    """How the views of a case are joined, and, where `tabular`, the columns of the case table that the dataset declares.
+
+    The diagnosis from the views' shared code counts as much as that of networks which learnt a label from `code_cases` cases of its
+    rarer kind, and less than that of networks which learnt it from more; 0 learns no such code.
+    """
 
     variant: str
     steps: int
@@ -186,6 +190,7 @@ class FusionRecipe:
     tabular: bool = True
     tabular_steps: int = 150
     tabular_rate: float = 0.003
+    code_cases: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,265 @@
+"""The shared code: what views agree on is found without labels, and diagnoses are read from it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import subspace_angles
+from sklearn.linear_model import LogisticRegression
+
+from odiff.data.sliding_window import AIR
+from odiff.errors import CheckpointError, UsageError
+from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
+from odiff.geometry import read_volume
+from odiff.inference.predictor import CaseImages, Predictor
+from odiff.learning.agreement import agreeing_directions, choose_components, learn_maps, whiten, whiten_views
+from odiff.learning.code_diagnosis import code_shares, fit_regressions, held_out_mix
+from odiff.learning.code_model import one_tile
+from odiff.learning.run import RunSettings
+from odiff.learning.stages import TrainOptions, train_view
+from odiff.network.shared_code import CodeDiagnosis, SharedCode, set_number
+from odiff.phantom import write_phantom_dataset
+from odiff.plan import read_plan
+from odiff.training.checkpoint import read_checkpoint
+
+FEW = ("diagnosis.steps=1", "diagnosis.head_steps=2", "fusion.steps=1", "pretrain.steps=1")
+SETTINGS = RunSettings(0, torch.device("cpu"), 0)
+VIEWS = ("sagittal", "coronal", "axial")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def views_of(n, rng, shared=4, own=8, cells=40, loud=3.0):
+    """Three views of n cases: a few directions in common, and louder ones of their own. Also the common factors (n, shared)."""
+    common = rng.normal(size=(n, shared))
+    views = []
+    for _ in range(3):
+        place = np.linalg.qr(rng.normal(size=(cells, shared + own)))[0]
+        private = loud * rng.normal(size=(n, own))
+        views.append(np.concatenate([common, private], axis=1) @ place.T + 0.05 * rng.normal(size=(n, cells)))
+    return views, common
+
+
+def explained(rows, common):
+    """The share of the variance of `common` that is linear in `rows`."""
+    x = np.column_stack([rows, np.ones(len(rows))])
+    rest = common - x @ np.linalg.lstsq(x, common, rcond=None)[0]
+    return 1 - rest.var() / common.var()
+
+
+def test_directions_of_two_views_are_those_of_canonical_correlation(rng):
+    a, b = (part - part.mean(axis=0) for part in views_of(500, rng)[0][:2])
+    parts = [a @ whiten(a, 12, 0).matrix, b @ whiten(b, 12, 0).matrix]
+    first, second = agreeing_directions(parts, np.ones((500, 2), bool), 4)
+    left, _, right = np.linalg.svd(parts[0].T @ parts[1])
+    assert np.allclose(subspace_angles(first, left[:, :4]), 0, atol=1e-6)
+    assert np.allclose(subspace_angles(second, right[:4].T), 0, atol=1e-6)
+
+
+def test_what_views_share_is_kept_and_what_is_louder_in_one_is_not(rng):
+    views, common = views_of(800, rng)
+    present = np.ones((800, 3), bool)
+    maps = learn_maps(views, present, np.arange(400), whiten_views(views, present, np.arange(400), 12, 0))
+    rows = sum((one - mean) @ directions[:, :4] for one, (mean, directions) in zip(views, maps, strict=True))
+    loudest = np.concatenate([(one - one.mean(axis=0)) @ whiten(one, 12, 0).matrix[:, :4] for one in views], axis=1)
+    assert explained(rows[400:], common[400:]) > 0.95
+    assert explained(loudest[400:], common[400:]) < 0.2
+
+
+def test_cases_that_lack_a_view_teach_what_they_have(rng):
+    views, common = views_of(900, rng)
+    present = np.ones((900, 3), bool)
+    present[np.arange(600), np.arange(600) % 3] = False
+    maps = learn_maps(views, present, np.arange(600), whiten_views(views, present, np.arange(600), 12, 0))
+    rows = sum((one - mean) @ directions[:, :4] for one, (mean, directions) in zip(views, maps, strict=True))
+    assert explained(rows[600:], common[600:]) > 0.9
+
+
+def test_correlations_are_over_the_cases_that_have_both_views(rng):
+    present = rng.random((60, 3)) < 0.6
+    parts = [rng.normal(size=(60, 4)) * seen[:, None] for seen in present.T]
+    whole = np.eye(12)
+    for a, b in np.ndindex(12, 12):
+        both = present[:, a // 4] & present[:, b // 4]
+        if a // 4 != b // 4:
+            whole[a, b] = np.mean(parts[a // 4][both, a % 4] * parts[b // 4][both, b % 4])
+    leading = np.linalg.eigh(whole)[1][:, -3:]
+    assert np.allclose(subspace_angles(np.concatenate(agreeing_directions(parts, present, 3)), leading), 0, atol=1e-6)
+
+
+def test_as_many_components_as_held_out_cases_agree_on(rng):
+    """What is shared lies in quiet components beyond the loud ones; of few cases, many components agree by chance."""
+    views, _ = views_of(600, rng, own=20, loud=2.0)
+    agreement = choose_components(views, np.ones((600, 3), bool), 0)
+    assert agreement.components == 25
+    assert list(agreement.scores) == [12, 25] and agreement.scores[25] > 3
+    assert np.all(np.diff(agreement.weights) <= 0) and agreement.weights[3] > 0.9 > 0.4 > agreement.weights[8]
+
+
+def test_views_without_anything_in_common_get_next_to_no_weight(rng):
+    views = [rng.normal(size=(300, 30)) for _ in range(3)]
+    agreement = choose_components(views, np.ones((300, 3), bool), 0)
+    assert agreement.weights.max() < 0.5 and (agreement.weights**2).mean() < 0.1
+
+
+def code_of(width=5):
+    return SharedCode({view: (4, 8, 8) for view in VIEWS}, width)
+
+
+def test_a_regression_for_each_set_of_views(rng):
+    network = CodeDiagnosis(code_of(), 2)
+    rows = torch.from_numpy(rng.normal(size=(80, 3, 5))).float()
+    present = torch.ones((80, 3), dtype=torch.bool)
+    present[:30, 1] = False
+    truth = (rows[:, :, 0].sum(dim=1).numpy() > 0).astype(float)
+    truth = np.stack([truth, np.where(np.arange(80) < 79, 0.0, 1.0)], axis=1)
+    truth[:5, 0] = np.nan
+    fit_regressions(network, rows, present, truth)
+    for views in ((0, 2), (0, 1, 2), (1,)):
+        kept = present[:, list(views)].all(dim=1).numpy() & ~np.isnan(truth[:, 0])
+        x = rows[:, list(views)].sum(dim=1).numpy()
+        expected = LogisticRegression(C=0.1, max_iter=1000).fit(x[kept], truth[kept, 0]).decision_function(x)
+        seen = torch.zeros((80, 3), dtype=torch.bool)
+        seen[:, list(views)] = True
+        assert np.allclose(network(rows, seen)[:, 0].numpy(), expected, atol=1e-4)
+    assert not network.weight[:, 1].any(), "a label with one positive case is learnt"
+
+
+def test_labels_and_cases_that_the_code_knows_nothing_of_keep_their_logits():
+    network = CodeDiagnosis(code_of(), 2)
+    network.share.fill_(0.25)
+    network.weight[7, 0, 0] = 1.0
+    network.bias[7, 0] = 2.0
+    rows, images = torch.zeros((3, 3, 5)), torch.full((3, 2), 4.0)
+    rows[:, 1, 0] = 2.0
+    present = torch.tensor([[True, True, True], [True, True, False], [False, False, False]])
+    assert set_number(present).tolist() == [7, 3, 0]
+    assert network.mix(images, rows, present).tolist() == [[0.75 * 4 + 0.25 * 4, 4.0], [4.0, 4.0], [4.0, 4.0]]
+    network.weight[7, 0, 0] = 3.0
+    assert network.mix(images, rows, present)[0, 0] == 0.75 * 4 + 0.25 * 8
+
+
+def test_the_share_falls_with_the_cases_of_the_rarer_kind():
+    truth = np.array([[1.0, 0.0, np.nan]] * 4 + [[0.0, 0.0, 1.0]] * 12)
+    assert code_shares(truth, 16).tolist() == pytest.approx([16 / 20, 1, 1])
+
+
+def test_no_case_is_mixed_with_a_regression_that_saw_its_patient(rng):
+    network = CodeDiagnosis(code_of(), 1)
+    network.share.fill_(0.5)
+    rows = torch.from_numpy(rng.normal(size=(40, 3, 5))).float()
+    present, images = torch.ones((40, 3), dtype=torch.bool), torch.zeros((40, 1))
+    patients = [f"p{number // 2}" for number in range(40)]
+    truth = rng.integers(0, 2, (40, 1)).astype(float)
+    before = held_out_mix(network, images, rows, present, truth, patients)
+    turned = truth.copy()
+    turned[:2] = 1 - turned[:2]
+    after = held_out_mix(network, images, rows, present, turned, patients)
+    assert before.any() and torch.equal(before[:2], after[:2]) and not torch.equal(before[2:], after[2:])
+
+
+def test_a_volume_of_any_size_becomes_its_middle_with_air_around_it(planned):
+    plan = read_plan(planned / "preprocessed" / "Dataset001_Knee" / "plans.json")
+    depth, rows, columns = plan.views["axial"].patch_zyx
+    image = np.zeros((depth + 10, rows - 2, columns), np.float16)
+    image[5:-5] = 1.0
+    tile = one_tile(image, plan, "axial")
+    assert tile.shape == (1, 1, depth, rows, columns)
+    assert (tile[0, 0, :, 0] == AIR).all() and (tile[0, 0, :, -1] == AIR).all() and (tile[0, 0, :, 1:-1] == 1).all()
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Twenty-four tiny knees, planned for two views that are trained for a step, and fused with their shared code."""
+    root = tmp_path_factory.mktemp("cohort")
+    write_phantom_dataset(root / "raw" / "Dataset001_Knee", joint="knee", cases=24, seed=2, test_cases=1, size="tiny")
+    options = PlanningOptions(preset="cpu_demo", views=("sagittal", "axial"), processes=1)
+    plan_and_preprocess(root / "raw", root / "preprocessed", "1", options, lambda _: None)
+    for view in ("sagittal", "axial"):
+        train(root, view, pretrained="none")
+    train(root, "fused")
+    return root
+
+
+def train(root, view, few=FEW, settings=SETTINGS, **options):
+    choices = TrainOptions(**{"task": "diagnosis", "fold": "0", **options})
+    return train_view(root / "preprocessed", root / "results", "1", view, choices, settings, few).results
+
+
+def test_the_fused_view_learns_its_code_first_and_says_how(cohort):
+    run = train(cohort, "fused", validate_only=True).pretrain("fused")
+    config = run.read_config()
+    assert config["code_views"] == ["sagittal", "axial"] and config["cases"] == 24
+    assert set(config["agreement_held_out"]) == {str(config["components"])}
+    stored = read_checkpoint(run.checkpoint("final"))
+    assert all(stored.tensors[f"weights.of_view.{view}.registration.template"].any() for view in config["code_views"])
+    before = run.checkpoint("final").stat().st_mtime_ns
+    train(cohort, "fused")
+    assert run.checkpoint("final").stat().st_mtime_ns == before
+
+
+def test_predictions_are_those_of_validation_and_the_code_takes_part(cohort, tmp_path):
+    results = train(cohort, "fused", validate_only=True)
+    name = sorted(read_predictions(results, "fused"))[0]
+    raw = cohort / "raw" / "Dataset001_Knee" / "imagesTr"
+    table = (cohort / "raw" / "Dataset001_Knee" / "cases.csv").read_text().splitlines()
+    side = dict(zip(table[0].split(","), next(r for r in table if r.startswith(name)).split(","), strict=True))[
+        "laterality"
+    ]
+    volumes = {view: (read_volume(raw / f"{name}_{view}.nii.gz"),) for view in ("sagittal", "axial")}
+
+    def found(folder):
+        predictor = Predictor(folder, folds=["0"], tasks=("diagnosis",), is_mirroring=False)
+        return predictor.diagnose(CaseImages(volumes, side)).probabilities
+
+    with_code = found(results.path)
+    expected = read_predictions(results, "fused")[name]
+    assert [with_code[label] for label in expected] == pytest.approx(list(expected.values()), abs=2e-3)
+    bare = shutil.copytree(results.path, tmp_path / "bare")
+    (bare / "fused" / "diagnosis" / "fold_0" / "checkpoint_code.safetensors").unlink()
+    assert found(bare) != with_code
+
+
+def read_predictions(results, view):
+    folder = results.task(view, "diagnosis", "0").validation
+    lines = [line.split(",") for line in (folder / "predictions.csv").read_text().splitlines()]
+    places = [n for n, title in enumerate(lines[0]) if n and not title.endswith("_logit")]
+    return {line[0]: {lines[0][n]: float(line[n]) for n in places} for line in lines[1:]}
+
+
+def test_none_leaves_the_code_out_and_a_plan_without_share_learns_none(cohort, tmp_path):
+    for options, few in (({"pretrained": "none"}, FEW), ({}, (*FEW, "fusion.code_cases=0"))):
+        root = tmp_path / str(len(few))
+        shutil.copytree(cohort / "preprocessed", root / "preprocessed")
+        shutil.copytree(cohort / "results", root / "results", ignore=shutil.ignore_patterns("fused"))
+        results = train(root, "fused", few, **options)
+        assert not results.pretrain("fused").path.exists()
+        assert not results.task("fused", "diagnosis", "0").checkpoint("code").exists()
+    with pytest.raises(UsageError, match=r"fusion\.code_cases is 0"):
+        train(root, "fused", (*FEW, "fusion.code_cases=0"), task="pretrain")
+
+
+def test_too_few_cases_of_two_views_are_told_and_fused_without_a_code(planned, tmp_path, caplog):
+    shutil.copytree(planned / "preprocessed", tmp_path / "preprocessed")
+    train(tmp_path, "axial", pretrained="none")
+    with caplog.at_level("INFO"):
+        results = train(tmp_path, "fused")
+    assert "fewer than 20 cases have scans of two views" in caplog.text
+    assert results.task("fused", "diagnosis", "0").is_trained()
+
+
+def test_a_code_of_another_grid_is_refused(cohort, tmp_path):
+    shutil.copytree(cohort / "preprocessed", tmp_path / "preprocessed")
+    shutil.copytree(cohort / "results", tmp_path / "results")
+    shutil.rmtree(tmp_path / "results" / "Dataset001_Knee" / "cpu_demo" / "fused" / "diagnosis")
+    plan = tmp_path / "preprocessed" / "Dataset001_Knee" / "plans.json"
+    content = json.loads(plan.read_text())
+    content["views"]["axial"]["spacing_zyx_mm"][0] *= 2
+    plan.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="spacing_zyx_mm"):
+        train(tmp_path, "fused")
