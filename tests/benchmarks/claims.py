@@ -107,7 +107,8 @@ def run_one(arguments: argparse.Namespace, experiment: Experiment) -> None:
         less = replace(recipe, changes=(*recipe.changes, *TRIAL_STEPS))
         job = replace(experiment.job, recipe=less, fraction=max(TRIAL_FRACTION, experiment.job.fraction))
         experiment = replace(experiment, job=job)
-    row = run(arguments.folder, experiment, chosen_rates(arguments))
+    rows = read_rows(arguments.rows)
+    row = run(arguments.folder, experiment, chosen_rates(rows), rows)
     provenance = {
         "generator": generator(), "commit": commit(), "command": f"claims.py FOLDER --one {target.stem}",
         "minutes": round((time.monotonic() - started) / 60, 1),
@@ -115,10 +116,9 @@ def run_one(arguments: argparse.Namespace, experiment: Experiment) -> None:
     write_text(target, json.dumps(provenance | row, separators=(",", ":")) + "\n")
 
 
-def chosen_rates(arguments: argparse.Namespace) -> dict[str, float]:
+def chosen_rates(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, float]:
     """The learning rates that finished seeds chose, by arm."""
-    rows: list[dict[str, Any]] = [json.loads(path.read_text()) for path in sorted(arguments.rows.glob("*.json"))]
-    return {row["arm"]: row["rate"] for row in rows if len(row["tried"]) > 1}
+    return {arm: row["rate"] for (arm, _), row in rows.items() if len(row["tried"]) > 1}
 
 
 def commit() -> str:

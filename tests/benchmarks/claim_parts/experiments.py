@@ -1,12 +1,13 @@
 """The experiments: which arm learns from which patients, and the row that each leaves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from claim_parts.cohorts import COHORTS
 from claim_parts.training import (
     FOLD,
     Job,
@@ -20,6 +21,7 @@ from claim_parts.training import (
     pretrain,
     probabilities,
     seconds_of,
+    test_folder,
 )
 from odiff.geometry import VIEWS
 from odiff.learning.context import FUSED
@@ -32,7 +34,22 @@ FEW, ALL = 0.1, 1.0
 SEGMENTED = ("sagittal",)
 COMMON = ("fusion.tabular=false", "pretrain.probe_every=0")
 DEFAULT = Recipe("default", "default", (), COMMON)
+# The paper's network and recipe on the default's grid: PAPER_SHORT sees as many samples as SHORT, PAPER_CLOCK takes as long as DEFAULT.
+SHORT_STEPS, BATCH = 250, 4
+SHORT = Recipe("short", "default", (), (*COMMON, f"pretrain.steps={SHORT_STEPS}"))
+PAPER_PLAN = ("limits.fixed_patch_zyx=[16,64,64]", f"limits.batch_size={BATCH}")
+PAPER_SHORT = Recipe(
+    "paper_short",
+    "paper",
+    PAPER_PLAN,
+    ("fusion.tabular=false", f"pretrain.steps={SHORT_STEPS}", "pretrain.ema_after=100"),
+)
+PAPER_CLOCK = Recipe("paper_clock", "paper", PAPER_PLAN, ("fusion.tabular=false", "pretrain.ema_after=20"))
 NONE = "none"
+NNUNET, COUNTED = "nnunet", "nnunet_counted"
+
+
+Rows = Mapping[tuple[str, int], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -74,22 +91,33 @@ def experiments() -> list[Experiment]:
                 job = Job("knee", DEFAULT, start, fraction, seed)
                 found.append(Experiment(job, "diagnosis", VIEWS, ("same", "centre", "field")))
                 found.append(Experiment(job, "segmentation", SEGMENTED))
+            for name in (NNUNET, COUNTED):
+                peer = Job("knee", Recipe(name, NNUNET), NONE, fraction, seed)
+                found.append(Experiment(peer, "segmentation", SEGMENTED))
             longer = Job("knee", replace(DEFAULT, name="twice"), NONE, fraction, seed, ("segmentation.steps*2",))
             found.append(Experiment(longer, "segmentation", SEGMENTED))
+        for recipe in (SHORT, PAPER_SHORT, PAPER_CLOCK):
+            job = Job("knee", recipe, "knee", FEW, seed)
+            found += [Experiment(job, task, SEGMENTED) for task in ("segmentation", "diagnosis")]
         for joint in ("ankle", "shoulder"):
             for start in ("knee", NONE):
                 found.append(Experiment(Job(joint, DEFAULT, start, FEW, seed), "diagnosis", VIEWS))
     return found
 
 
-def run(folder: Path, experiment: Experiment, rates: dict[str, float]) -> dict[str, Any]:
+def run(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Rows) -> dict[str, Any]:
     """Train, predict and score; what the row holds beside its provenance.
 
     Parameters
     ----------
     rates : by arm, the factor on the learning rate that an earlier seed chose; where there is none, each of `RATES` is tried and
         the best on the validation patients taken.
+    rows : those that are there, by arm and seed.
     """
+    if experiment.job.recipe.preset == NNUNET:
+        return run_nnunet(folder, experiment, rates, rows)
+    if experiment.job.recipe == PAPER_CLOCK:
+        experiment = replace(experiment, job=within_our_time(experiment.job, rows))
     job, tried = experiment.job, {}
     known = rates.get(experiment.arm)
     for rate in (known,) if known else RATES:
@@ -105,6 +133,52 @@ def run(folder: Path, experiment: Experiment, rates: dict[str, float]) -> dict[s
     for _, tried_results in tried.values():
         forget(tried_results)
     return row
+
+
+def within_our_time(job: Job, rows: Rows) -> Job:
+    """The job with as many steps of pretraining as fit into the time that the default's took."""
+    found = {}
+    for recipe in (DEFAULT, PAPER_SHORT):
+        like = Experiment(replace(job, recipe=recipe), "segmentation", SEGMENTED)
+        if (like.arm, job.seed) not in rows:
+            raise SystemExit(f"{like.name}: its row tells how long pretraining takes: run it first")
+        found[recipe] = rows[like.arm, job.seed]["seconds"]["pretraining"]
+    steps = max(1, round(SHORT_STEPS * found[DEFAULT] / found[PAPER_SHORT]))
+    return replace(job, recipe=replace(job.recipe, changes=(*job.recipe.changes, f"pretrain.steps={steps}")))
+
+
+def run_nnunet(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Rows) -> dict[str, Any]:
+    """The row of nnU-Net, which may take as long as our arm of the same seed took, without or with its pretraining."""
+    from claim_parts import nnunet
+
+    job, (view,) = experiment.job, experiment.views
+    like = replace(job, recipe=DEFAULT, pretrained="knee")
+    ours = rows.get((Experiment(like, experiment.task, experiment.views).arm, job.seed))
+    if ours is None:
+        raise SystemExit(f"{experiment.name}: runs as long as our arm, whose row is missing: run that first")
+    parts = ("fine_tuning", "pretraining") if job.recipe.name == COUNTED else ("fine_tuning",)
+    allowed = sum(ours["seconds"][part] for part in parts)
+    raw, labels, tried = COHORTS[job.cohort].dataset, plan_of(folder, like).labels, {}
+    known = rates.get(experiment.arm)
+    for rate in (known,) if known else RATES:
+        root = results_of(folder, experiment, rate)
+        taken = nnunet.fine_tune(folder, root, like, view, rate, allowed)
+        images = [folder / "raw" / raw / "imagesTr" / f"{name}.nii.gz" for name in nnunet.validation_series(root)]
+        nnunet.predict(folder, root, images, root / "validation", f"raw/{raw}")
+        scores = dice(folder / "raw" / raw / "labelsTr", root / "validation", labels)
+        tried[rate] = (float(np.mean(list(scores.values()))), root, taken)
+    rate = max(tried, key=lambda one: tried[one][0])
+    _, root, taken = tried[rate]
+    found = {}
+    for group in experiment.groups:
+        test = test_folder(folder, job.cohort, group)
+        images = [test / "imagesTs" / path.name for path in sorted((test / "labelsTs").glob(f"*_{view}.nii.gz"))]
+        nnunet.predict(folder, root, images, root / group, str(test.relative_to(folder)))
+        found[group] = as_row(dice(test / "labelsTs", root / group, labels))
+    return {
+        "arm": experiment.arm, "seed": job.seed, "rate": rate, "tried": {str(one): score for one, (score, *_) in tried.items()},
+        "seconds": {"fine_tuning": round(taken, 1), "allowed": round(allowed, 1)}, "scores": found,
+    }  # fmt: skip
 
 
 def results_of(folder: Path, experiment: Experiment, rate: float) -> Path:
@@ -172,9 +246,13 @@ def score_segmentation(folder: Path, experiment: Experiment, results: ResultsFol
     labels = plan_of(folder, experiment.job).labels
     for group in experiment.groups:
         predictions = predict(folder, results, cohort, group, "segmentation", None, experiment.views)
-        scores = dice(folder, cohort, group, predictions, labels)
-        found[group] = {"cases": list(scores), "dice": as_whole_numbers(np.array(list(scores.values())))}
+        found[group] = as_row(dice(test_folder(folder, cohort, group) / "labelsTs", predictions, labels))
     return found
+
+
+def as_row(scores: dict[str, list[float]]) -> dict[str, Any]:
+    """Dice by file and structure as a row keeps it."""
+    return {"cases": list(scores), "dice": as_whole_numbers(np.array(list(scores.values())))}
 
 
 SCORE = {"diagnosis": score_diagnosis, "segmentation": score_segmentation}

@@ -92,13 +92,16 @@ def pretrain(folder: Path, cohort: str, recipe: Recipe, view: str, seed: int) ->
 
 
 def fine_tune(folder: Path, results: Path, job: Job, task: str, views: Sequence[str]) -> ResultsFolder:
-    """Fold 0 of a task for some views, and of their fusion where there are several and the task is diagnosis."""
+    """Fold 0 of a task for some views, and of their fusion where there are several and the task is diagnosis.
+
+    What the views share is learnt from the cohort's own scans or not at all: features of another joint are tried alone.
+    """
     root = prepare(folder, job.cohort, job.recipe, like_of(job))
     changes = (*job.recipe.changes, *job.changes)
     context = None
     for view in (*views, *((FUSED,) if task == "diagnosis" and len(views) > 1 else ())):
         start = "none"
-        if job.pretrained != "none" and view != FUSED:
+        if job.pretrained != "none" and (view != FUSED or job.pretrained == job.cohort):
             start = str(pretrain(folder, job.pretrained, job.recipe, view, job.seed).checkpoint("final"))
         options = TrainOptions(task, FOLD, start, job.fraction)
         context = train_view(root, results, COHORTS[job.cohort].dataset, view, options, settings_of(job.seed), changes)
@@ -110,7 +113,7 @@ def predict(
     folder: Path, results: ResultsFolder, cohort: str, group: str, task: str, by: str | None = None, views: Sequence[str] = VIEWS
 ) -> Path:  # fmt: skip
     """Predict the test patients of a group from the files of some views; the folder of predictions."""
-    source = folder / "test" / COHORTS[cohort].dataset / group
+    source = test_folder(folder, cohort, group)
     seen = results.path / "predictions" / f"{group}_{task}_{by}_{'-'.join(views)}"
     (seen / "in").mkdir(parents=True, exist_ok=True)
     for path in sorted((source / "imagesTs").iterdir()):
@@ -125,16 +128,20 @@ def predict(
 
 def probabilities(folder: Path, cohort: str, group: str, predictions: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Truth and probability (cases, labels) of the test patients of a group, and the patients."""
-    table = pd.read_csv(folder / "test" / COHORTS[cohort].dataset / group / "cases.csv", dtype={"case": str})
+    table = pd.read_csv(test_folder(folder, cohort, group) / "cases.csv", dtype={"case": str})
     found = pd.read_csv(predictions / "diagnosis.csv", dtype={"case": str}).set_index("case")
     labels = [name for name in found.columns if name in table.columns]
     table = table.set_index("case").loc[sorted(found.index)]
     return table[labels].to_numpy(float), found.loc[table.index, labels].to_numpy(float), list(table.index)
 
 
-def dice(folder: Path, cohort: str, group: str, predictions: Path, labels: dict[str, int]) -> dict[str, list[float]]:
-    """Dice of each structure, in the order of `labels`, by file."""
-    truth = folder / "test" / COHORTS[cohort].dataset / group / "labelsTs"
+def test_folder(folder: Path, cohort: str, group: str) -> Path:
+    """Where the test patients of a group lie."""
+    return folder / "test" / COHORTS[cohort].dataset / group
+
+
+def dice(truth: Path, predictions: Path, labels: dict[str, int]) -> dict[str, list[float]]:
+    """Dice of each structure, in the order of `labels`, by file; `truth` holds masks of the same names."""
     found = {}
     for one in list_series(predictions, ".nii.gz", VIEWS)[0]:
         spacing = read_volume(truth / one.image.name).grid.spacing_zyx_mm
