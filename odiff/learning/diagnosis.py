@@ -22,7 +22,7 @@ from odiff.learning.screening import point_head
 from odiff.learning.segmentation import fine_tuning_rates, parameter_groups
 from odiff.learning.subsets import LabelShare
 from odiff.learning.transfer import load_backbone, log_transfer, with_head
-from odiff.learning.warm_up import cache_features, fit_template, warm_up_head
+from odiff.learning.warm_up import cache_features, fit_norms, fit_template, warm_up_head
 from odiff.metrics.classification import macro_score
 from odiff.network.backbone import Backbone, build_backbone
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
@@ -109,15 +109,19 @@ def _start_head(
     network: DiagnosisNetwork, context: Context, view: str, items: Sequence[DiagnosisItem], settings: RunSettings,
     is_resumed: bool,
 ) -> None:  # fmt: skip
-    """Prevalences, the template, then the warm-up on cached features, unless a checkpoint follows; what is not read gets no gradient."""
+    """Prevalences, the template, the channels' norm, then the warm-up on cached features, unless a checkpoint follows.
+
+    What is not read gets no gradient.
+    """
     recipe = context.plan.diagnosis
     with torch.no_grad():
         network.head.bias.copy_(prior_logits(items))
     network.to(settings.device)
     if not is_resumed:
         fit_template(network, context.prepared(view), items, context.plan.views[view])
-    if recipe.head_steps and not is_resumed:
+    if not is_resumed and (recipe.head_steps or recipe.pooling == "attention"):
         cached = cache_features(network, context.prepared(view), items, context.plan.views[view], settings.device)
+        fit_norms(network.head, cached)
         point_head(network.head, cached)
         warm_up_head(network, cached, recipe, settings.seed)
     unused = unused_backbone(network)

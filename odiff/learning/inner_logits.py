@@ -18,7 +18,7 @@ from odiff.learning.diagnosis_data import items_of, prior_logits
 from odiff.learning.run import RunSettings
 from odiff.learning.screening import point_head
 from odiff.learning.transfer import load_backbone
-from odiff.learning.warm_up import CachedFeatures, cache_features, fit_template, head_logits, warm_up_head
+from odiff.learning.warm_up import CachedFeatures, cache_features, fit_norms, fit_template, head_logits, warm_up_head
 from odiff.network.diagnosis import FeatureChoice
 
 INNER_FOLDS = 3
@@ -62,6 +62,7 @@ def inner_logits(
         with torch.no_grad():
             network.head.bias.copy_(prior_logits([items[number] for number in train]))
         learnt = subset(cached, train.tolist())
+        fit_norms(network.head, learnt)
         point_head(network.head, learnt)
         warm_up_head(network, learnt, plan.diagnosis, settings.seed)
         rows = head_logits(network.head, subset(cached, held_out.tolist()))

@@ -13,7 +13,7 @@ from odiff.data.batches import DiagnosisItem, whole_view
 from odiff.learning.diagnosis_scores import masked_bce
 from odiff.learning.features import noised
 from odiff.network.diagnosis import DiagnosisNetwork, mean_by_owner
-from odiff.network.heads import DiagnosisHead, pooled_grid
+from odiff.network.heads import AttentionPooling, DiagnosisHead, pooled_grid
 from odiff.network.registration import outlines
 from odiff.plan import DiagnosisRecipe, ViewPlan
 from odiff.training.precision import autocast
@@ -69,6 +69,13 @@ def cache_features(
 
 def _pooled(features: Tensor) -> Tensor:
     return F.adaptive_avg_pool3d(features.float(), pooled_grid(features.shape[2:]))
+
+
+def fit_norms(head: DiagnosisHead, cached: CachedFeatures) -> None:
+    """Take each channel's mean and deviation from the cached features, for the poolings that go by them."""
+    for name, pool in head.pools.items():
+        if isinstance(pool, AttentionPooling):
+            pool.channel_norm.fit(cached.blocks[name])
 
 
 def warm_up_head(network: DiagnosisNetwork, cached: CachedFeatures, recipe: DiagnosisRecipe, seed: int) -> None:

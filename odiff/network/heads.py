@@ -11,6 +11,7 @@ from odiff.plan.schema import Triple
 
 GRID_ZYX = (16, 16, 16)
 SHARPNESS = 4.0
+QUIET = 1e-3
 BANDS = 3
 PLACE = 3 + 6 * BANDS
 WIDTH, HEADS, CELLS = 64, 16, 2
@@ -37,6 +38,32 @@ def pooled_grid(shape_zyx: Sequence[int]) -> Triple:
     return depth, rows, columns
 
 
+class ChannelNorm(nn.Module):
+    """Each channel minus its mean, over its standard deviation, both of the cells that `fit` saw; unchanged before.
+
+    One norm over all channels lets a few loud ones of a pretrained network drown the others (docs/decisions.md).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    @torch.no_grad()
+    def fit(self, features: Tensor) -> None:
+        """Take mean and deviation from features (n, channels, z, y, x); channels that hardly vary beside the others stay small."""
+        by_channel = features.float().transpose(0, 1).flatten(1)
+        spread = by_channel.std(dim=1, correction=0)
+        self.mean.copy_(by_channel.mean(dim=1))
+        self.scale.copy_(1 / (spread + QUIET * spread.square().mean().sqrt()).clamp(min=1e-6))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(b, channels, z, y, x) -> the same."""
+        return (features - self.mean[:, None, None, None]) * self.scale[:, None, None, None]
+
+
 class AttentionPooling(nn.Module):
     """Each label attends to the positions that speak for it most, near the place where it is found.
 
@@ -49,6 +76,7 @@ class AttentionPooling(nn.Module):
     def __init__(self, channels: int, labels: int, width: int, grid_zyx: Triple) -> None:
         super().__init__()
         self.grid_zyx, self.width = grid_zyx, width
+        self.channel_norm = ChannelNorm(channels)
         self.norm = nn.GroupNorm(1, channels)
         self.hidden_layer = nn.Linear(channels, width)
         self.place = nn.Linear(PLACE, width)
@@ -59,7 +87,7 @@ class AttentionPooling(nn.Module):
         pooled = features.float()
         if tuple(pooled.shape[2:]) != self.grid_zyx:
             pooled = F.adaptive_avg_pool3d(pooled, self.grid_zyx)
-        tokens = self.norm(pooled).flatten(2).transpose(1, 2)
+        tokens = self.norm(self.channel_norm(pooled)).flatten(2).transpose(1, 2)
         return F.silu(self.hidden_layer(tokens) + self.place(positions(self.grid_zyx, tokens.device)))
 
     def forward(self, features: Tensor, weight: Tensor, dropout: nn.Module) -> Tensor:

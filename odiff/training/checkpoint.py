@@ -15,7 +15,7 @@ from odiff.errors import CheckpointError
 from odiff.storage import atomic_path
 
 # Counted up when networks name their tensors in another way.
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)

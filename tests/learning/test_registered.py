@@ -85,4 +85,7 @@ def test_training_sees_moved_volumes_and_keeps_the_template(context, tmp_path, m
         context, "axial", "0", cases, (), tmp_path / "run", None, RunSettings(0, CPU, 0), share
     )
     assert len(seen) == len(cases) + 2  # each case once in the warm-up, then one batch a step
-    assert load_diagnosis(run.checkpoint("final"), context.plan, "axial", CPU).registration.template.any()
+    trained = load_diagnosis(run.checkpoint("final"), context.plan, "axial", CPU)
+    assert trained.registration.template.any()
+    norms = [pool.channel_norm for pool in trained.head.pools.values()]
+    assert all((norm.scale != 1).all() and norm.mean.any() for norm in norms)

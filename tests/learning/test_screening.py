@@ -1,11 +1,12 @@
 """Labels are found where they were planted."""
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
 from odiff.learning.screening import point_head, welch
-from odiff.learning.warm_up import CachedFeatures
+from odiff.learning.warm_up import CachedFeatures, fit_norms
 from odiff.network.heads import DiagnosisHead
 
 GRID = (8, 12, 12)
@@ -28,6 +29,25 @@ def test_the_prior_points_to_the_planted_lesion_and_cases_are_ranked_before_any_
     point_head(head, CachedFeatures({"mid": features}, torch.arange(len(features)), targets))
     place = np.unravel_index(int(head.pools["mid"].prior[0].argmax()), GRID)
     assert np.abs(np.array(place) - (2, 3, 4)).max() <= 1
+    logits = head({"mid": features})[:, 0].detach().numpy()
+    truth = targets[:, 0].numpy() == 1
+    assert stats.mannwhitneyu(logits[truth], logits[~truth]).statistic / (truth.sum() * (~truth).sum()) > 0.75
+
+
+def test_a_lesion_in_a_quiet_channel_is_heard_beside_loud_ones():
+    torch.manual_seed(0)
+    features, targets = planted()
+    features[:, 0] = 1000 * features[:, 0] + 500
+    features[:, 2] = 3.0
+    head = DiagnosisHead({"mid": (3, GRID)}, 2, 0.0).eval()
+    cached = CachedFeatures({"mid": features}, torch.arange(len(features)), targets)
+    fit_norms(head, cached)
+    normed = head.pools["mid"].channel_norm(features)
+    assert torch.allclose(normed[:, :2].mean(dim=(0, 2, 3, 4)), torch.zeros(2), atol=1e-3)
+    # a channel a thousand times quieter than the rest, all together, is heard at a third of its strength or more
+    assert normed[:, 0].std() == pytest.approx(1, abs=0.01) and 0.3 < normed[:, 1].std() < 1
+    assert not normed[:, 2].any()
+    point_head(head, cached)
     logits = head({"mid": features})[:, 0].detach().numpy()
     truth = targets[:, 0].numpy() == 1
     assert stats.mannwhitneyu(logits[truth], logits[~truth]).statistic / (truth.sum() * (~truth).sum()) > 0.75

@@ -24,7 +24,7 @@ from odiff.learning.context import open_context
 from odiff.learning.stages import training_cases
 from odiff.storage import write_json
 
-STEPS_PER_EPOCH, TIMED_EPOCHS = 10, 3
+STEPS_PER_EPOCH, TIMED_EPOCHS = 10, 1
 ENDING = ".nii.gz"
 
 
