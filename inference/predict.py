@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from odiff.data.tabular import Row
 from odiff.dataset import CaseRow, DatasetDescription, Series, list_series, read_case_table
 from odiff.errors import DatasetError, ImageError
 from odiff.geometry import Volume, read_volume, write_volume
@@ -67,35 +68,66 @@ def predict_folder(
     counts = {"segmented": 0, "diagnosed": 0, "skipped": 0}
     gates: dict[str, dict[str, tuple[float, ...]]] = {}
     for case, members in tqdm(by_case(series), desc="predict", unit="case"):
-        row = rows.get(case)
-        laterality = row.laterality if row else None
-        tabular = row.tabular if row else {}
-        wanted = [
-            one for one in members if predictor.can_segment(one.view) and not _is_done(one, target, save_probabilities)
-        ]
-        views = [view for view in predictor.models.diagnosis if any(one.view == view for one in members)]
-        answers = {"views": "+".join(views), "tabular": ANSWER[predictor.uses_table(views, tabular)]}
-        needs_diagnosis = bool(views) and {key: done.get(case, {}).get(key) for key in answers} != answers
-        if not wanted and not needs_diagnosis:
+        missing = to_do(predictor, members, rows.get(case), target, done.get(case, {}), save_probabilities)
+        if not missing.segment and not missing.diagnose_by:
             counts["skipped"] += 1
             continue
-        kept: dict[str, tuple[Volume, ...]] = {}
-        for one, volume in _volumes(members if needs_diagnosis else wanted, failed):
-            if one in wanted:
-                _segment(predictor, one, volume, laterality, target, save_probabilities)
-                counts["segmented"] += 1
-            if needs_diagnosis and one.view in views:
-                kept[one.view] = (*kept.get(one.view, ()), volume)
-        if kept:
-            found = predictor.diagnose(CaseImages(kept, laterality, tabular))
+        segmented, found = predict_case(predictor, missing, target, save_probabilities, failed)
+        counts["segmented"] += segmented
+        if found:
             done[case] = table_row(case, found)
             write_table(target / TABLE, done, plan)
+            counts["diagnosed"] += 1
             if found.gates:
                 gates[case] = found.gates
-            counts["diagnosed"] += 1
     if gates:
         _write_gates(target, gates, plan)
     return PredictOutcome(**counts, failed=tuple(failed), notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class ToDo:
+    """What an earlier call left of a case: series to segment, and views to diagnose by, none where the diagnosis is there."""
+
+    members: tuple[Series, ...]
+    laterality: str | None
+    tabular: Row
+    segment: tuple[Series, ...]
+    diagnose_by: tuple[str, ...]
+
+
+def to_do(
+    predictor: Predictor, members: Sequence[Series], row: CaseRow | None, target: Path, done: dict[str, str], save_probabilities: bool
+) -> ToDo:  # fmt: skip
+    """`done` is the case's row of diagnosis.csv: one of other views, or without a table that is there now, is made anew."""
+    tabular = row.tabular if row else {}
+    views = tuple(view for view in predictor.models.diagnosis if any(one.view == view for one in members))
+    answers = {"views": "+".join(views), "tabular": ANSWER[predictor.uses_table(views, tabular)]}
+    is_diagnosed = {key: done.get(key) for key in answers} == answers
+    segment = tuple(
+        one for one in members if predictor.can_segment(one.view) and not _is_done(one, target, save_probabilities)
+    )
+    return ToDo(tuple(members), row.laterality if row else None, tabular, segment, () if is_diagnosed else views)
+
+
+def predict_case(
+    predictor: Predictor, missing: ToDo, target: Path, save_probabilities: bool, failed: list[str]
+) -> tuple[int, Diagnosis | None]:
+    """Write the masks that are missing; how many they were, and the diagnosis where it is missing and an image can be read.
+
+    Each image is read once; `failed` takes a message for each that cannot be.
+    """
+    kept: dict[str, tuple[Volume, ...]] = {}
+    segmented = 0
+    for one, volume in _volumes(missing.members if missing.diagnose_by else missing.segment, failed):
+        if one in missing.segment:
+            _segment(predictor, one, volume, missing.laterality, target, save_probabilities)
+            segmented += 1
+        if one.view in missing.diagnose_by:
+            kept[one.view] = (*kept.get(one.view, ()), volume)
+    if not kept:
+        return segmented, None
+    return segmented, predictor.diagnose(CaseImages(kept, missing.laterality, missing.tabular))
 
 
 def by_case(series: Iterable[Series]) -> list[tuple[str, list[Series]]]:

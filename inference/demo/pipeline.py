@@ -41,7 +41,7 @@ OVERLAYS = 3
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How large the demo is; the defaults fit two CPU cores and 8 minutes."""
+    """How large the demo is; the defaults fit two CPU cores and 7 minutes."""
 
     cases: int = 150
     test_cases: int = 30

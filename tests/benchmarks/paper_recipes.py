@@ -108,11 +108,18 @@ def rows_of(folder: Path, name: str, arm: Arm) -> Iterator[dict[str, Any]]:
     minutes = round((time.perf_counter() - started) / 60, 1)
     for view in VIEWS:
         yield scored(folder, results, arm, name, view, minutes)
-    for variant in FUSIONS if name in ("paper", "default") else ("concat",):
-        changes = (*arm.changes, f"fusion.variant={variant}")
+    for variant, code in fusions_of(name, arm):
+        changes = (*arm.changes, f"fusion.variant={variant}", f"fusion.code_cases={code}")
         again = RunSettings(0, torch.device("cpu"), 0, restart=True)
-        train_view(prepared, results, "1", "fused", TrainOptions("diagnosis", "0"), again, changes)
-        yield scored(folder, results, arm, name, variant, minutes)
+        options = TrainOptions("diagnosis", "0", "auto" if code else "none")
+        train_view(prepared, results, "1", "fused", options, again, changes)
+        yield scored(folder, results, arm, name, f"{variant}, shared code" if code else variant, minutes)
+
+
+def fusions_of(name: str, arm: Arm) -> list[tuple[str, int]]:
+    """Variants of the fusion and the cases that the shared code counts for, 0 for none: alone first, then the default with it."""
+    alone = [(variant, 0) for variant in (FUSIONS if name in ("paper", "default") else ("concat",))]
+    return [*alone, ("cross_attention", 16)] if arm.preset == "cpu_demo" and arm.pretrained == "auto" else alone
 
 
 def share_pretraining(folder: Path, arm: Arm, results: Path, view: str) -> None:
