@@ -43,7 +43,7 @@ setup(
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10"],
         "baselines": ["monai>=1.4"],
-        "benchmark": ["monai>=1.4", "nnunetv2>=2.6", "batchgeneratorsv2>=0.3"],
+        "benchmark": ["monai>=1.4", "nnunetv2>=2.8", "batchgeneratorsv2>=0.3"],
     },
     entry_points={
         "console_scripts": [

@@ -101,15 +101,17 @@ def load_models(
         fold: load_fusion(path, len(plan.diagnoses), {v: n[fold] for v, n in diagnosis.items() if fold in n})
         for fold, path in fused.items()
     }
-    beside = {fold: RunFolder(path.parent) for fold, path in fused.items()}
-    codes = {fold: code for fold, run in beside.items() if (code := load_code_diagnosis(run, plan))}
-    code_files = [beside[fold].checkpoint(CODE) for fold in codes]
+    code_files = in_every_fold(
+        {fold: RunFolder(path.parent).checkpoint(CODE) for fold, path in fused.items()},
+        "diagnosis from the shared code",
+    )
+    codes = {fold: load_code_diagnosis(path, plan) for fold, path in code_files.items()}
     tables = tabular_checkpoints(results, tuple(fused))
     tabular = {fold: load_tabular(path, len(plan.diagnoses)) for fold, path in tables.items()}
     calibration = usable_calibrations(results, (*diagnosis, FUSED), folds)
     kept = {view: names for view, names in read_postprocessing(folder, plan).items() if view in segmentation}
     decided = [folder / POSTPROCESSING] if any(kept.values()) else []
-    identity = digest_of([*used, *fused.values(), *code_files, *tables.values(), *decided], folder)
+    identity = digest_of([*used, *fused.values(), *code_files.values(), *tables.values(), *decided], folder)
     return LoadedModels(folder, identity, plan, segmentation, diagnosis, fusion, codes, tabular, calibration, kept)
 
 
@@ -140,12 +142,15 @@ def check_found(
 def tabular_checkpoints(results: ResultsFolder, folds: Sequence[str]) -> dict[str, Path]:
     """The late fusions of these folds; none where one of them lacks it, because their predictions are averaged."""
     found = {fold: results.task("fused", TABULAR, fold).checkpoint("final") for fold in folds}
-    missing = [fold for fold, path in found.items() if not path.exists()]
-    if missing and len(missing) < len(found):
-        log.warning(
-            "%s: fold %s has no late fusion, so no table is used", results.of_task("fused", TABULAR), missing[0]
-        )
-    return {} if missing else found
+    return in_every_fold(found, "late fusion with the table")
+
+
+def in_every_fold(paths: dict[str, Path], what: str) -> dict[str, Path]:
+    """The files by fold, if all are there; none, with a warning where some are, because the folds' predictions are averaged."""
+    missing = [fold for fold, path in paths.items() if not path.exists()]
+    if missing and len(missing) < len(paths):
+        log.warning("%s: fold %s has no %s, so none is used", paths[missing[0]].parent, missing[0], what)
+    return {} if missing else paths
 
 
 def usable_calibrations(

@@ -47,7 +47,7 @@ class CaseImages:
 
     volumes: dict[str, tuple[Volume, ...]]
     laterality: str | None = None
-    tabular: dict[str, float | str | None] = field(default_factory=dict)
+    tabular: Row = field(default_factory=dict)
 
 
 class Predictor:

@@ -26,7 +26,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     result.add_argument("dataset", help="1, 001 or Dataset001_Name")
     result.add_argument("view", choices=(*VIEWS, FUSED), help="one of the plan's views, or fused")
-    result.add_argument("--task", choices=TASKS, help="default: pretrain if missing, then every task that has labels")
+    result.add_argument(
+        "--task",
+        choices=TASKS,
+        help="default: pretrain if missing, then every task that has labels; fused: pretrain (the views' shared code), diagnosis",
+    )
     result.add_argument("--fold", help="0 to 4, or all for every case without validation (default: all five in turn)")
     result.add_argument(
         "--pretrained",

@@ -74,8 +74,10 @@ def agreeing_directions(parts: Sequence[np.ndarray], present: np.ndarray, width:
     return [leading[ends[i] : ends[i + 1]] for i in range(len(parts))]
 
 
-def choose_components(cells: Sequence[np.ndarray], present: np.ndarray, seed: int) -> Agreement:
-    """How many components to whiten: those whose directions agree most between views of cases that were held out.
+def choose_components(
+    cells: Sequence[np.ndarray], present: np.ndarray, patients: Sequence[str], seed: int
+) -> Agreement:
+    """How many components to whiten: those whose directions agree most between views of patients that were held out.
 
     Too few miss what the views share; with too many the views of the training cases agree by chance. A candidate's score is the sum
     over its directions of their squared correlation between views.
@@ -84,11 +86,14 @@ def choose_components(cells: Sequence[np.ndarray], present: np.ndarray, seed: in
     ----------
     cells : by view (n, cells).
     present : (n, views).
+    patients : whose each of the n cases is.
     """
-    order = np.random.default_rng([seed, 8]).permutation(len(present))
-    held_out, training = np.split(order, [round(HELD_OUT * len(order))])
-    most = min(min(int(column[training].sum()) // 2 for column in present.T), *(one.shape[1] for one in cells))
-    candidates = [one for one in COMPONENTS if one <= most] or [max(1, most)]
+    names = np.unique(patients)
+    out = np.random.default_rng([seed, 8]).permutation(names)[: max(1, round(HELD_OUT * len(names)))]
+    is_out = np.isin(patients, out)
+    held_out, training = np.flatnonzero(is_out), np.flatnonzero(~is_out)
+    most = max(most_components(one, column[training]) for one, column in zip(cells, present.T, strict=True))
+    candidates = [one for one in COMPONENTS if one <= most] or [most]
     whitened = whiten_views(cells, present, training, candidates[-1], seed)
     scores, kept = {}, {}
     for components in candidates:
@@ -99,6 +104,11 @@ def choose_components(cells: Sequence[np.ndarray], present: np.ndarray, seed: in
     best = max(scores, key=lambda one: scores[one])
     falling = IsotonicRegression(increasing=False).fit_transform(np.arange(len(kept[best])), kept[best])
     return Agreement(best, scores, np.sqrt(falling))
+
+
+def most_components(cells: np.ndarray, is_present: np.ndarray) -> int:
+    """As many components as a view can have: half as many as cases that have it."""
+    return max(1, min(int(is_present.sum()) // 2, cells.shape[1]))
 
 
 def held_out_correlation(rows: Sequence[np.ndarray], present: np.ndarray) -> np.ndarray:
@@ -120,8 +130,11 @@ def held_out_correlation(rows: Sequence[np.ndarray], present: np.ndarray) -> np.
 def whiten_views(
     cells: Sequence[np.ndarray], present: np.ndarray, used: np.ndarray, components: int, seed: int
 ) -> list[Whitening]:
-    """`whiten` of each view, from those rows `used` of its `cells` where it is present."""
-    return [whiten(one[used[column[used]]], components, seed) for column, one in zip(present.T, cells, strict=True)]
+    """`whiten` of each view, from those rows `used` of its `cells` where it is present; fewer components where it is rare."""
+    return [
+        whiten(one[used[column[used]]], min(components, most_components(one, column[used])), seed)
+        for column, one in zip(present.T, cells, strict=True)
+    ]
 
 
 def learn_maps(

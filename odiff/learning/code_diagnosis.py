@@ -4,8 +4,10 @@ A few labels tell the regressions more than a network, many tell the network mor
 regressions in the mix of both logits falls with the number of cases that a label was learnt from.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,37 +21,112 @@ from odiff.errors import CheckpointError
 from odiff.learning.code_model import CODE, build_code, code_rows
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnosis_scores import truth_of
-from odiff.learning.run import check_fit, plan_of_view
+from odiff.learning.pretrained import ResultsFolder, results_of_dataset
+from odiff.learning.run import plan_of_view
 from odiff.learning.subsets import FEWEST
 from odiff.network.shared_code import CodeDiagnosis, SharedCode
+from odiff.plan import to_plain
 from odiff.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from odiff.training.run_folder import RunFolder
 
+log = logging.getLogger(__name__)
 FOLDS = 5
 STRENGTH = 0.1
 
 
 def train_code_diagnosis(
-    context: Context, run: RunFolder, source: Path | None, cases: Sequence[PreparedCase], meta: dict[str, object]
-) -> None:
+    context: Context, run: RunFolder, source: Path, networks: Collection[str], cases: Sequence[PreparedCase],
+    meta: dict[str, Any],
+) -> dict[str, float]:  # fmt: skip
     """Fit the diagnosis from the shared code in `source` on the training cases of a fold and store it in the run's folder.
+
+    Parameters
+    ----------
+    networks : the views that have a network: the only ones that prediction looks at.
+
+    Returns
+    -------
+    The share of the code in each label's mix.
 
     Raises
     ------
     CheckpointError
         The code was learnt on another grid than the plan's.
     """
-    path = run.checkpoint(CODE)
-    if source is None or path.exists():
-        return
     code = load_code(context, source)
     network = CodeDiagnosis(code, len(context.plan.diagnoses))
     truth = truth_of(cases, context.plan.diagnoses)
     network.share.copy_(code_shares(truth, context.plan.fusion.code_cases))
-    rows, present = prepared_rows(context, code, cases)
+    rows, present = prepared_rows(context, code, networks, cases)
     fit_regressions(network, rows, present, truth)
-    described = meta | {"code_views": list(code.views), "width": code.width, "code_from": str(source)}
-    save_checkpoint(path, {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}, described)
+    described = meta | {"code_views": list(code.views), "width": code.width}
+    tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
+    save_checkpoint(run.checkpoint(CODE), tensors, described)
+    return {name: round(float(one), 3) for name, one in zip(context.plan.diagnoses, network.share, strict=True)}
+
+
+def find_code(wanted: str, results: ResultsFolder, results_root: Path | None, joint: str) -> Path | None:
+    """The shared code that ``--pretrained`` stands for; None for ``none``, and where there is none.
+
+    Parameters
+    ----------
+    wanted : ``auto`` (this dataset's), ``none``, a checkpoint file or a folder holding one, or a dataset's name, whose code is taken if
+        it has one of this joint, else this dataset's.
+
+    Raises
+    ------
+    CheckpointError
+        A checkpoint that was named is no shared code, or of another joint.
+    """
+    if wanted == "none":
+        return None
+    own = results.pretrain(FUSED).checkpoint("final")
+    if wanted != "auto":
+        given = Path(wanted)
+        if given.exists():
+            path = given if given.is_file() else RunFolder(given).checkpoint("final")
+            found = joint_of(path)
+            if found != joint:
+                raise CheckpointError(
+                    f"{path}: is a shared code of the joint {found}, the plan is of {joint}; name another, or none"
+                )
+            return path
+        of_other = results_of_dataset(wanted, results.path.name, results_root).pretrain(FUSED).checkpoint("final")
+        if of_other.exists() and joint_of(of_other) == joint:
+            return of_other
+        log.info("%s has no shared code of the joint %s: that of this dataset's scans is taken", wanted, joint)
+    return own if own.exists() else None
+
+
+def joint_of(path: Path) -> str:
+    """The joint whose views a shared code is of; a `CheckpointError` where the file holds none."""
+    meta = read_checkpoint(path).meta
+    if meta.get("view") != FUSED or "code_views" not in meta:
+        raise CheckpointError(
+            f"{path}: holds no shared code of views; learn one with odiff_train DATASET fused --task pretrain"
+        )
+    return str(meta["plan"]["joint"])
+
+
+def load_code(context: Context, path: Path) -> SharedCode:
+    """A pretrained shared code, of those of its views that the plan has; a `CheckpointError` where they have another grid."""
+    checkpoint = read_checkpoint(path)
+    views = [view for view in checkpoint.meta["code_views"] if view in context.plan.views]
+    for view in views:
+        trained, planned = plan_of_view(checkpoint.meta, view), context.plan.views[view]
+        for field in ("spacing_zyx_mm", "patch_zyx", "normalisation"):
+            if getattr(trained, field) != getattr(planned, field):
+                raise CheckpointError(
+                    f"{path}: was learnt with {field} {to_plain(getattr(trained, field))}, the plan of view {view} has "
+                    f"{to_plain(getattr(planned, field))}; learn it anew with odiff_train {context.dataset.name} fused --task pretrain "
+                    "--restart, or plan with --like"
+                )
+    code = build_code(context.plan, views, checkpoint.meta["width"])
+    kept = {
+        f"parts.{view}.{name}": t for view in views for name, t in checkpoint.part(f"weights.parts.{view}.").items()
+    }
+    load_weights(code, kept, str(path))
+    return code.eval()
 
 
 def code_shares(truth: np.ndarray, code_cases: float) -> Tensor:
@@ -58,28 +135,16 @@ def code_shares(truth: np.ndarray, code_cases: float) -> Tensor:
     return torch.from_numpy(code_cases / (code_cases + rarer)).float()
 
 
-def load_code(context: Context, path: Path) -> SharedCode:
-    """A pretrained shared code; a `CheckpointError` where it does not fit the plan."""
-    checkpoint = read_checkpoint(path)
-    if checkpoint.meta.get("view") != FUSED or "code_views" not in checkpoint.meta:
-        raise CheckpointError(f"{path}: holds no shared code of the views; learn it with odiff_train DATASET fused")
-    views = checkpoint.meta["code_views"]
-    for view in views:
-        if view not in context.plan.views:
-            raise CheckpointError(f"{path}: has the view {view}, which the plan has not; plan with --like")
-        check_fit(plan_of_view(checkpoint.meta, view), context.plan.views[view], str(path), "plan with --like")
-    code = build_code(context.plan, views, checkpoint.meta["width"])
-    load_weights(code, checkpoint.part("weights."), str(path))
-    return code.eval()
-
-
-def prepared_rows(context: Context, code: SharedCode, cases: Sequence[PreparedCase]) -> tuple[Tensor, Tensor]:
-    """`code_rows` of preprocessed cases: (cases, views, width) and (cases, views)."""
+def prepared_rows(
+    context: Context, code: SharedCode, networks: Collection[str], cases: Sequence[PreparedCase]
+) -> tuple[Tensor, Tensor]:
+    """`code_rows` of preprocessed cases, by the views that have a network: (cases, views, width) and (cases, views)."""
     found = []
     for case in cases:
         images = {
             view: [open_array(context.prepared(view) / f"{series.name}.b2nd")[:] for series in case.of_view(view)]
             for view in code.views
+            if view in networks
         }
         found.append(code_rows(code, images, context.plan))
     if not found:

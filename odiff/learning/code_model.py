@@ -4,6 +4,7 @@ Apart from them, because what learns needs packages that are slow to import.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from odiff.data.sliding_window import split_tiles
 from odiff.network.shared_code import CodeDiagnosis, SharedCode
 from odiff.plan import Plan
 from odiff.training.checkpoint import load_weights, read_checkpoint
-from odiff.training.run_folder import RunFolder
 
 CODE = "code"
 
@@ -40,11 +40,8 @@ def code_rows(code: SharedCode, images: Mapping[str, Sequence[np.ndarray]], plan
     return rows, present
 
 
-def load_code_diagnosis(run: RunFolder, plan: Plan) -> CodeDiagnosis | None:
-    """The diagnosis from the shared code beside a fused run; None where it has none."""
-    path = run.checkpoint(CODE)
-    if not path.exists():
-        return None
+def load_code_diagnosis(path: Path, plan: Plan) -> CodeDiagnosis:
+    """A trained diagnosis from the shared code, ready to predict."""
     checkpoint = read_checkpoint(path)
     code = build_code(plan, checkpoint.meta["code_views"], checkpoint.meta["width"])
     network = CodeDiagnosis(code, len(plan.diagnoses))

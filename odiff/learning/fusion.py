@@ -14,7 +14,7 @@ from odiff.data.batches import whole_view
 from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
 from odiff.learning.code_diagnosis import prepared_rows, train_code_diagnosis
-from odiff.learning.code_model import load_code_diagnosis
+from odiff.learning.code_model import CODE, load_code_diagnosis
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import embed_volume, load_diagnosis, load_fusion
 from odiff.learning.diagnosis_scores import masked_bce, truth_of, write_scores
@@ -114,7 +114,6 @@ def train_fusion(
     context: Context,
     fold: str,
     training: Sequence[PreparedCase],
-    validation: Sequence[PreparedCase],
     folder: Path,
     code: Path | None,
     settings: RunSettings,
@@ -128,7 +127,7 @@ def train_fusion(
     networks = view_networks(context, fold, settings)
     meta = describe_run(plan, FUSED, "diagnosis", fold, settings)
     meta |= {**to_plain(share), "fused_views": list(networks), "variant": recipe.variant}
-    meta |= {"pretrained": str(code) if code else None}
+    meta |= {"code_from": str(code) if code else None}
     run = open_run(folder, meta, settings)
     torch.manual_seed(settings.seed)
     network = build_fusion(recipe.variant, networks, len(plan.diagnoses))
@@ -136,7 +135,11 @@ def train_fusion(
     is_gated = isinstance(network, GatedFusion)
     network.heads.requires_grad_(not is_gated)
     kept = with_views(context, networks, training)
-    train_code_diagnosis(context, run, code, kept, meta)
+    if not run.is_trained():
+        run.checkpoint(CODE).unlink(missing_ok=True)
+        if code:
+            meta |= {"code_shares": train_code_diagnosis(context, run, code, networks, kept, meta)}
+            run.write_config(meta)
     cases = inner_cases(context, networks, fold, kept, settings) if is_gated else embed_cases(context, networks, kept)
     loop = LoopSettings(
         steps=recipe.steps, accumulate=1, gradient_clip=1.0, weight_decay=recipe.weight_decay, ema_decay=0.9,
@@ -174,8 +177,9 @@ def validate_fusion(
         if isinstance(fusion, GatedFusion):
             weights = fusion.gates(fusion.heads(embedded.embedded), embedded.present).numpy()
             add_gates(run.validation, gate_table([case.name for case in kept], diagnoses, fusion.heads.views, weights))
-    if code := load_code_diagnosis(run, context.plan):
-        rows, there = prepared_rows(context, code.code, kept)
+    if run.checkpoint(CODE).exists():
+        code = load_code_diagnosis(run.checkpoint(CODE), context.plan)
+        rows, there = prepared_rows(context, code.code, fusion.heads.views, kept)
         logits = code.mix(torch.from_numpy(logits), rows, there).numpy()
     few = run.read_config().get("not_computable", {})
     return write_scores(run.validation, kept, logits, diagnoses, settings.seed, few)

@@ -69,20 +69,19 @@ def find_pretrained(
         return given
     if (given / "checkpoint_final.safetensors").is_file():
         return given / "checkpoint_final.safetensors"
-    return _of_dataset(wanted, results.path.name, results_root, view)
+    path = results_of_dataset(wanted, results.path.name, results_root).pretrain(view).checkpoint("final")
+    if not path.exists():
+        raise CheckpointError(f"{path}: no pretrained {view} model; run odiff_train {wanted} {view} --task pretrain")
+    return path
 
 
-def _of_dataset(wanted: str, plan_name: str, results_root: Path | None, view: str) -> Path:
+def results_of_dataset(wanted: str, plan_name: str, results_root: Path | None) -> ResultsFolder:
+    """The results of another dataset, by number or name; a `UsageError` where there are none."""
     folders = sorted(results_root.glob("Dataset*")) if results_root and results_root.is_dir() else []
     number = f"Dataset{int(wanted):03d}_" if wanted.isdigit() else None
     for folder in folders:
         if folder.name == wanted or (number and folder.name.startswith(number)):
-            path = ResultsFolder(folder / plan_name).pretrain(view).checkpoint("final")
-            if path.exists():
-                return path
-            raise CheckpointError(
-                f"{path}: no pretrained {view} model; run odiff_train {wanted} {view} --task pretrain"
-            )
+            return ResultsFolder(folder / plan_name)
     known = ", ".join(folder.name for folder in folders) or "none"
     raise UsageError(
         f"--pretrained {wanted}: neither auto, none, a checkpoint, nor a dataset with results (there are: {known})"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from odiff.data.index import PreparedCase
 from odiff.errors import DatasetError, UsageError
+from odiff.learning.code_diagnosis import find_code
 from odiff.learning.context import ALL, FUSED, Context, open_context
 from odiff.learning.diagnosis import train_diagnosis, validate_diagnosis
 from odiff.learning.fusion import train_fusion, validate_fusion
@@ -23,7 +24,6 @@ from odiff.learning.tabular_model import TABULAR
 from odiff.learning.tabular_stage import run_tabular, uses_table
 from odiff.network.baselines import BASELINES
 from odiff.plan.parse import closest
-from odiff.training.checkpoint import read_checkpoint
 from odiff.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def train_view(
     context.view_plan_exists(view)
     for task in tasks_of(context, view, options):
         if task == "pretrain":
-            pretrain_code(context, settings) if view == FUSED else run_pretraining(context, view, settings)
+            run_code(context, options, settings) if view == FUSED else run_pretraining(context, view, settings)
         else:
             for fold in context.fold_names(options.fold):
                 TASK[task](context, view, fold, options, settings)
@@ -105,14 +105,14 @@ def tasks_of(context: Context, view: str, options: TrainOptions) -> list[str]:
     if view == FUSED:
         if options.task not in (None, "pretrain", "diagnosis"):
             raise UsageError(f"--task {options.task}: the fused view has pretrain and diagnosis only")
-        if options.task == "pretrain" and not context.plan.fusion.code_cases:
-            raise UsageError("--task pretrain: the plan's fusion.code_cases is 0, so the views learn no shared code")
+        if options.task == "pretrain":
+            check_code_wanted(context, options)
         if options.baseline and context.plan.fusion.variant.startswith("gated"):
             raise UsageError(
                 f"--baseline {options.baseline}: fusion.variant {context.plan.fusion.variant} learns from heads on pretrained features; "
                 "fuse baselines with --set fusion.variant=concat"
             )
-        learns_code = context.plan.fusion.code_cases and options.pretrained != "none" and not options.validate_only
+        learns_code = code_start(context, options) != "none" and not options.validate_only
         return [*(["pretrain"] if learns_code else []), *(["diagnosis"] if options.task != "pretrain" else [])]
     if options.task:
         return [options.task]
@@ -137,20 +137,33 @@ def run_pretraining(context: Context, view: str, settings: RunSettings) -> RunFo
     return pretrain(context.prepared(view), context.dataset, context.plan, view, folder, settings)
 
 
+def code_start(context: Context, options: TrainOptions) -> str:
+    """What the fused view's shared code starts from; ``none`` where the plan wants no code."""
+    return options.pretrained if context.plan.fusion.code_cases else "none"
+
+
+def check_code_wanted(context: Context, options: TrainOptions) -> None:
+    """Raise a `UsageError` where ``--task pretrain`` of the fused view has nothing to do."""
+    if not context.plan.fusion.code_cases:
+        raise UsageError("--task pretrain: the plan's fusion.code_cases is 0, so the views learn no shared code")
+    if options.pretrained != "auto" or options.validate_only:
+        flag = "--validate-only" if options.validate_only else f"--pretrained {options.pretrained}"
+        raise UsageError(f"--task pretrain: the shared code is learnt from this dataset's scans; leave {flag} out")
+
+
+def run_code(context: Context, options: TrainOptions, settings: RunSettings) -> None:
+    """Learn the shared code, unless another is to be taken; anew only where pretraining itself is asked for."""
+    if options.pretrained != "auto" and find_code(
+        options.pretrained, context.results, context.results_root, context.plan.joint
+    ) not in (None, context.results.pretrain(FUSED).checkpoint("final")):
+        return
+    found = pretrain_code(context, settings if options.task != "diagnosis" else replace(settings, restart=False))
+    if found is None and options.task == "pretrain":
+        raise DatasetError(f"{context.dataset.name}: too few cases have scans of two views to learn a shared code from")
+
+
 def _pretrained(context: Context, view: str, options: TrainOptions) -> Path | None:
     return find_pretrained(options.pretrained, context.results, context.results_root, context.dataset.name, view)
-
-
-def shared_code(context: Context, options: TrainOptions) -> Path | None:
-    """The shared code to diagnose with: the dataset's own, or that of the dataset to fine-tune from if it is of the same joint."""
-    if options.pretrained == "none" or not context.plan.fusion.code_cases:
-        return None
-    if options.pretrained != "auto":
-        given = _pretrained(context, FUSED, options)
-        if given and read_checkpoint(given).meta.get("plan", {}).get("joint") == context.plan.joint:
-            return given
-    own = context.results.pretrain(FUSED).checkpoint("final")
-    return own if own.exists() else None
 
 
 def run_segmentation(context: Context, view: str, fold: str, options: TrainOptions, settings: RunSettings) -> None:
@@ -214,8 +227,8 @@ def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions,
     run = context.results.task(view, "diagnosis", fold)
     if not options.validate_only:
         if view == FUSED:
-            code = shared_code(context, options)
-            train_fusion(context, fold, training, validation, run.path, code, settings, share)
+            code = find_code(code_start(context, options), context.results, context.results_root, context.plan.joint)
+            train_fusion(context, fold, training, run.path, code, settings, share)
         else:
             start = _pretrained(context, view, options)
             train_diagnosis(context, view, fold, training, validation, run.path, start, settings, share)

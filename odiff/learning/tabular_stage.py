@@ -12,7 +12,7 @@ from torch import Tensor
 from odiff.data.index import PreparedCase
 from odiff.data.tabular import has_table
 from odiff.learning.code_diagnosis import held_out_mix, prepared_rows
-from odiff.learning.code_model import load_code_diagnosis
+from odiff.learning.code_model import CODE, load_code_diagnosis
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import load_fusion
 from odiff.learning.diagnosis_scores import read_logits, scores_but, truth_of, write_scores
@@ -60,8 +60,9 @@ def train_tabular(
     fusion = load_fusion(fused.checkpoint("final"), len(plan.diagnoses), networks)
     inner = inner_cases(context, {view: networks[view] for view in fusion.heads.views}, fold, kept, settings)
     images, truth, patients = fused_logits(fusion, inner), truth_of(kept, plan.diagnoses), [one.patient for one in kept]
-    if code := load_code_diagnosis(fused, plan):
-        rows, there = prepared_rows(context, code.code, kept)
+    if fused.checkpoint(CODE).exists():
+        code = load_code_diagnosis(fused.checkpoint(CODE), plan)
+        rows, there = prepared_rows(context, code.code, fusion.heads.views, kept)
         images = held_out_mix(code, images, rows, there, truth, patients)
     table_rows = [case.tabular for case in kept]
     model = learn_tabular(images.numpy(), truth, table_rows, patients, plan.tabular, plan.fusion, settings.seed)

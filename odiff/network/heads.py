@@ -11,7 +11,7 @@ from odiff.plan.schema import Triple
 
 GRID_ZYX = (16, 16, 16)
 SHARPNESS = 4.0
-QUIET = 1e-3
+MOST_GAIN = 30.0
 BANDS = 3
 PLACE = 3 + 6 * BANDS
 WIDTH, HEADS, CELLS = 64, 16, 2
@@ -53,11 +53,18 @@ class ChannelNorm(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Tensor) -> None:
-        """Take mean and deviation from features (n, channels, z, y, x); channels that hardly vary beside the others stay small."""
-        by_channel = features.float().transpose(0, 1).flatten(1)
-        spread = by_channel.std(dim=1, correction=0)
-        self.mean.copy_(by_channel.mean(dim=1))
-        self.scale.copy_(1 / (spread + QUIET * spread.square().mean().sqrt()).clamp(min=1e-6))
+        """Take mean and deviation from features (n, channels, z, y, x), one case at a time; no channel gains more than `MOST_GAIN`.
+
+        The gain is counted from the root mean square deviation of all channels, because what hardly varies now may vary later.
+        """
+        count = features[:, 0].numel()
+        mean = sum(one.double().sum(dim=(1, 2, 3)) for one in features) / count
+        variance = (
+            sum((one.double() - mean[:, None, None, None]).square().sum(dim=(1, 2, 3)) for one in features) / count
+        )
+        least = (variance.mean().sqrt() / MOST_GAIN).clamp(min=1e-6)
+        self.mean.copy_(mean)
+        self.scale.copy_(1 / variance.sqrt().clamp(min=least))
 
     def forward(self, features: Tensor) -> Tensor:
         """(b, channels, z, y, x) -> the same."""

@@ -61,11 +61,11 @@ class SharedCode(nn.Module):
         super().__init__()
         self.views = tuple(shapes_zyx)
         self.width = width
-        self.of_view = nn.ModuleDict({view: ViewCode(shape, width) for view, shape in shapes_zyx.items()})
+        self.parts = nn.ModuleDict({view: ViewCode(shape, width) for view, shape in shapes_zyx.items()})
 
     def part(self, view: str) -> ViewCode:
         """The map of one view."""
-        return cast(ViewCode, self.of_view[view])
+        return cast(ViewCode, self.parts[view])
 
     def forward(self, volumes: Tensor, view: str) -> Tensor:
         """Volumes (n, 1, z, y, x) of a view -> (n, width)."""

@@ -15,7 +15,7 @@ from odiff.errors import CheckpointError
 from odiff.storage import atomic_path
 
 # Counted up when networks name their tensors in another way.
-FORMAT = 5
+FORMAT = 4
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class RunFolder:
     path: Path
 
     def checkpoint(self, kind: str) -> Path:
-        """`kind` is latest, best or final."""
+        """`kind` is latest, best or final; beside a fusion also ``code``, what reads the views' shared code."""
         return self.path / f"checkpoint_{kind}.safetensors"
 
     @property

@@ -9,15 +9,19 @@ import torch
 from scipy.linalg import subspace_angles
 from sklearn.linear_model import LogisticRegression
 
+from odiff.data.index import PreparedCase, PreparedSeries
 from odiff.data.sliding_window import AIR
-from odiff.errors import CheckpointError, UsageError
+from odiff.errors import CheckpointError, DatasetError, UsageError
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.geometry import read_volume
 from odiff.inference.predictor import CaseImages, Predictor
+from odiff.learning import shared_code
 from odiff.learning.agreement import agreeing_directions, choose_components, learn_maps, whiten, whiten_views
-from odiff.learning.code_diagnosis import code_shares, fit_regressions, held_out_mix
-from odiff.learning.code_model import one_tile
+from odiff.learning.code_diagnosis import code_shares, find_code, fit_regressions, held_out_mix
+from odiff.learning.code_model import build_code, code_rows, one_tile
+from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import RunSettings
+from odiff.learning.shared_code import agreeing_cases
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.network.shared_code import CodeDiagnosis, SharedCode, set_number
 from odiff.phantom import write_phantom_dataset
@@ -95,7 +99,7 @@ def test_correlations_are_over_the_cases_that_have_both_views(rng):
 def test_as_many_components_as_held_out_cases_agree_on(rng):
     """What is shared lies in quiet components beyond the loud ones; of few cases, many components agree by chance."""
     views, _ = views_of(600, rng, own=20, loud=2.0)
-    agreement = choose_components(views, np.ones((600, 3), bool), 0)
+    agreement = choose_components(views, np.ones((600, 3), bool), np.arange(600).astype(str), 0)
     assert agreement.components == 25
     assert list(agreement.scores) == [12, 25] and agreement.scores[25] > 3
     assert np.all(np.diff(agreement.weights) <= 0) and agreement.weights[3] > 0.9 > 0.4 > agreement.weights[8]
@@ -103,8 +107,37 @@ def test_as_many_components_as_held_out_cases_agree_on(rng):
 
 def test_views_without_anything_in_common_get_next_to_no_weight(rng):
     views = [rng.normal(size=(300, 30)) for _ in range(3)]
-    agreement = choose_components(views, np.ones((300, 3), bool), 0)
+    agreement = choose_components(views, np.ones((300, 3), bool), np.arange(300).astype(str), 0)
     assert agreement.weights.max() < 0.5 and (agreement.weights**2).mean() < 0.1
+
+
+def test_both_visits_of_a_patient_are_on_one_side_when_components_are_chosen(rng):
+    """What the views share here is the patient alone, drawn anew in each: known of visits that were seen, not of others."""
+    person = [np.repeat(rng.normal(size=(150, 60)), 2, axis=0) for _ in range(2)]
+    views = [one + 0.1 * rng.normal(size=one.shape) for one in person]
+    patients = np.repeat(np.arange(150), 2).astype(str)
+    by_patient = choose_components(views, np.ones((300, 2), bool), patients, 0)
+    by_case = choose_components(views, np.ones((300, 2), bool), np.arange(300).astype(str), 0)
+    assert by_patient.scores[50] < 2 < 6 < by_case.scores[50]
+
+
+def case_of(name, *views, patient=None):
+    series = tuple(PreparedSeries(f"{name}_{view}", view, False) for view in views)
+    return PreparedCase(name, patient or name, None, series, {}, {}, {})
+
+
+def test_a_view_that_is_rare_beside_the_others_is_left_out_and_cases_are_drawn_from_pairs(monkeypatch):
+    monkeypatch.setattr(shared_code, "CASES", 100)
+    pairs = [case_of(f"pair{n}", "sagittal", "coronal") for n in range(300)]
+    alone = [case_of(f"alone{n}", "sagittal") for n in range(3000)]
+    rare = [case_of(f"rare{n}", "sagittal", "axial") for n in range(25)]
+    views, cases = agreeing_cases([*alone, *pairs, *rare], VIEWS, 0)
+    assert (
+        views == ("sagittal", "coronal") and len(cases) == 100 and all(case.name.startswith("pair") for case in cases)
+    )
+    views, cases = agreeing_cases([*pairs[:40], *rare], VIEWS, 0)
+    assert views == VIEWS and len(cases) == 65
+    assert agreeing_cases([*alone, *pairs[:19]], VIEWS, 0) == ((), [])
 
 
 def code_of(width=5):
@@ -163,6 +196,19 @@ def test_no_case_is_mixed_with_a_regression_that_saw_its_patient(rng):
     assert before.any() and torch.equal(before[:2], after[:2]) and not torch.equal(before[2:], after[2:])
 
 
+def test_series_of_one_view_are_averaged(planned, rng):
+    plan = read_plan(planned / "preprocessed" / "Dataset001_Knee" / "plans.json")
+    code = build_code(plan, ["sagittal", "axial"], 3)
+    for view in code.views:
+        count = len(code.part(view).mean)
+        code.part(view).take(torch.zeros(count), torch.from_numpy(rng.normal(size=(count, 3))))
+    first, second = (rng.normal(size=plan.views["axial"].patch_zyx).astype(np.float32) for _ in range(2))
+    rows, present = code_rows(code, {"axial": [first, second]}, plan)
+    alone = [code_rows(code, {"axial": [one]}, plan)[0] for one in (first, second)]
+    assert torch.allclose(rows, (alone[0] + alone[1]) / 2, atol=1e-5) and present.tolist() == [[False, True]]
+    assert not rows[0, 0].any()
+
+
 def test_a_volume_of_any_size_becomes_its_middle_with_air_around_it(planned):
     plan = read_plan(planned / "preprocessed" / "Dataset001_Knee" / "plans.json")
     depth, rows, columns = plan.views["axial"].patch_zyx
@@ -197,7 +243,7 @@ def test_the_fused_view_learns_its_code_first_and_says_how(cohort):
     assert config["code_views"] == ["sagittal", "axial"] and config["cases"] == 24
     assert set(config["agreement_held_out"]) == {str(config["components"])}
     stored = read_checkpoint(run.checkpoint("final"))
-    assert all(stored.tensors[f"weights.of_view.{view}.registration.template"].any() for view in config["code_views"])
+    assert all(stored.tensors[f"weights.parts.{view}.registration.template"].any() for view in config["code_views"])
     before = run.checkpoint("final").stat().st_mtime_ns
     train(cohort, "fused")
     assert run.checkpoint("final").stat().st_mtime_ns == before
@@ -232,6 +278,69 @@ def read_predictions(results, view):
     return {line[0]: {lines[0][n]: float(line[n]) for n in places} for line in lines[1:]}
 
 
+def test_a_view_without_a_network_takes_no_part_in_training_either(cohort, tmp_path):
+    """Prediction looks at the views that have one alone."""
+    shutil.copytree(cohort / "preprocessed", tmp_path / "preprocessed")
+    ignored = shutil.ignore_patterns("sagittal", "diagnosis")
+    shutil.copytree(cohort / "results", tmp_path / "results", ignore=ignored)
+    shutil.copytree(
+        *(root / "results" / "Dataset001_Knee" / "cpu_demo" / "axial" / "diagnosis" for root in (cohort, tmp_path))
+    )
+    results = train(tmp_path, "fused")
+    stored = read_checkpoint(results.task("fused", "diagnosis", "0").checkpoint("code")).tensors["weights.weight"]
+    assert stored[2].any() and not stored[1].any() and not stored[3].any()
+
+
+def test_the_code_of_another_dataset_is_taken_if_it_is_of_the_same_joint(cohort, tmp_path, caplog):
+    own = cohort / "results" / "Dataset001_Knee" / "cpu_demo" / "fused" / "pretrain" / "checkpoint_final.safetensors"
+    results = ResultsFolder(tmp_path / "Dataset002_Other" / "cpu_demo")
+    assert find_code("auto", results, cohort / "results", "knee") is None
+    assert find_code("none", results, cohort / "results", "knee") is None
+    for wanted in ("1", "Dataset001_Knee", str(own), str(own.parent)):
+        assert find_code(wanted, results, cohort / "results", "knee") == own
+    with caplog.at_level("INFO"):
+        assert find_code("1", results, cohort / "results", "ankle") is None
+    assert "1 has no shared code of the joint ankle" in caplog.text
+    with pytest.raises(CheckpointError, match="shared code of the joint knee, the plan is of ankle"):
+        find_code(str(own), results, cohort / "results", "ankle")
+    with pytest.raises(UsageError, match="neither auto, none"):
+        find_code("7", results, cohort / "results", "knee")
+    network = (
+        cohort
+        / "results"
+        / "Dataset001_Knee"
+        / "cpu_demo"
+        / "axial"
+        / "diagnosis"
+        / "fold_0"
+        / "checkpoint_final.safetensors"
+    )
+    with pytest.raises(CheckpointError, match="holds no shared code"):
+        find_code(str(network), results, cohort / "results", "knee")
+
+
+def test_restarting_a_diagnosis_keeps_the_code_that_other_folds_go_by(cohort, tmp_path):
+    for part in ("preprocessed", "results"):
+        shutil.copytree(cohort / part, tmp_path / part)
+    again = RunSettings(0, torch.device("cpu"), 0, restart=True)
+    results = train(tmp_path, "fused", settings=again)
+    assert not list(results.pretrain("fused").path.parent.glob("pretrain.old-*"))
+    assert list(results.of_task("fused", "diagnosis").glob("fold_0.old-*"))
+    train(tmp_path, "fused", settings=again, task="pretrain")
+    assert list(results.pretrain("fused").path.parent.glob("pretrain.old-1"))
+    with pytest.raises(CheckpointError, match="learnt with seed 0, now 1"):
+        train(tmp_path, "fused", settings=RunSettings(1, torch.device("cpu"), 0))
+
+
+def test_pretraining_that_has_nothing_to_do_is_an_error(cohort, planned, tmp_path):
+    for options, flag in (({"pretrained": "none"}, "--pretrained none"), ({"validate_only": True}, "--validate-only")):
+        with pytest.raises(UsageError, match=f"leave {flag} out"):
+            train(cohort, "fused", task="pretrain", **options)
+    shutil.copytree(planned / "preprocessed", tmp_path / "preprocessed")
+    with pytest.raises(DatasetError, match="too few cases"):
+        train(tmp_path, "fused", task="pretrain")
+
+
 def test_none_leaves_the_code_out_and_a_plan_without_share_learns_none(cohort, tmp_path):
     for options, few in (({"pretrained": "none"}, FEW), ({}, (*FEW, "fusion.code_cases=0"))):
         root = tmp_path / str(len(few))
@@ -249,7 +358,7 @@ def test_too_few_cases_of_two_views_are_told_and_fused_without_a_code(planned, t
     train(tmp_path, "axial", pretrained="none")
     with caplog.at_level("INFO"):
         results = train(tmp_path, "fused")
-    assert "fewer than 20 cases have scans of two views" in caplog.text
+    assert "fewer than 20 cases have scans of the same two views" in caplog.text
     assert results.task("fused", "diagnosis", "0").is_trained()
 
 

@@ -118,7 +118,7 @@ def run(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Row
     """
     if experiment.job.recipe.preset == NNUNET:
         return run_nnunet(folder, experiment, rates, rows)
-    if experiment.job.recipe == PAPER_CLOCK:
+    if experiment.job.recipe.name == PAPER_CLOCK.name:
         experiment = replace(experiment, job=within_our_time(experiment.job, rows))
     job, tried = experiment.job, {}
     known = rates.get(experiment.arm)

@@ -6,7 +6,6 @@ time. Slices are brought into one order, from medial to lateral, as odiff does, 
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def fine_tune(folder: Path, root: Path, job: Job, view: str, rate: float, second
 
 
 def use_folders(root: Path) -> None:
-    """Point nnU-Net at folders below `root`; it reads them when it is imported, so once a process."""
+    """Point nnU-Net at folders below `root`; since 2.8 it reads them when it uses them."""
     os.environ.update(nnunet_environment(root) | {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"})
 
 
@@ -86,7 +85,7 @@ def turned(volume: Volume, array: np.ndarray, laterality: str | None) -> np.ndar
 
 
 def train(root: Path, rate: float, epochs: int) -> float:
-    """Train fold 0 anew with a schedule of so many epochs; the seconds of its epochs."""
+    """Train fold 0 anew with a schedule of so many epochs; the seconds of its epochs alone, without what surrounds them."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     arrays = root / "nnunet_preprocessed" / NNUNET
@@ -96,9 +95,12 @@ def train(root: Path, rate: float, epochs: int) -> float:
     trainer.num_epochs, trainer.save_every = epochs, epochs + 1
     trainer.initial_lr *= rate
     trainer.initialize()
-    started = time.perf_counter()
     trainer.run_training()
-    return time.perf_counter() - started
+    first, last = (
+        np.array([trainer.logger.get_value(f"epoch_{end}_timestamps", step=number) for number in range(epochs)])
+        for end in ("start", "end")
+    )
+    return float((last - first).sum())
 
 
 def validation_series(root: Path) -> list[str]:
