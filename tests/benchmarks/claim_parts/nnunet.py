@@ -1,7 +1,7 @@
 """nnU-Net v2 on the patients that an arm of odiff learns from, for as long as that arm took.
 
 Its plan, network, augmentation, loss and schedule are its own; its epochs are ten steps long and so many that the schedule ends with the
-time. Slices are brought into one order, from medial to lateral, as odiff does, which nnU-Net cannot do by itself.
+time. Slices are brought into one order, from lateral to medial, as odiff does, which nnU-Net cannot do by itself.
 """
 
 import json
@@ -79,7 +79,7 @@ def write_series(folder: Path, root: Path, job: Job, view: str) -> None:
 
 
 def turned(volume: Volume, array: np.ndarray, laterality: str | None) -> np.ndarray:
-    """The array (z, y, x) of a sagittal volume, or one of its shape, with slices from medial to lateral or back; twice is as before."""
+    """The array (z, y, x) of a sagittal volume, or one of its shape, with slices from lateral to medial; twice is as before."""
     is_against_left = volume.grid.direction[2] < 0
     return array[::-1] if is_against_left != (laterality == "L") else array
 
