@@ -152,13 +152,12 @@ def check_code_wanted(context: Context, options: TrainOptions) -> None:
 
 
 def run_code(context: Context, options: TrainOptions, settings: RunSettings) -> None:
-    """Learn the shared code, unless another is to be taken; anew only where pretraining itself is asked for."""
-    if options.pretrained != "auto" and find_code(
-        options.pretrained, context.results, context.results_root, context.plan.joint
-    ) not in (None, context.results.pretrain(FUSED).checkpoint("final")):
+    """Learn the shared code where it is missing, unless another is to be taken; a diagnosis alone goes by the code that is there."""
+    code = find_code(options.pretrained, context.results, context.results_root, context.plan.joint)
+    own = context.results.pretrain(FUSED).checkpoint("final")
+    if code not in (None, own) or (code == own and options.task == "diagnosis"):
         return
-    found = pretrain_code(context, settings if options.task != "diagnosis" else replace(settings, restart=False))
-    if found is None and options.task == "pretrain":
+    if pretrain_code(context, settings) is None and options.task == "pretrain":
         raise DatasetError(f"{context.dataset.name}: too few cases have scans of two views to learn a shared code from")
 
 

@@ -329,7 +329,8 @@ def test_restarting_a_diagnosis_keeps_the_code_that_other_folds_go_by(cohort, tm
     train(tmp_path, "fused", settings=again, task="pretrain")
     assert list(results.pretrain("fused").path.parent.glob("pretrain.old-1"))
     with pytest.raises(CheckpointError, match="learnt with seed 0, now 1"):
-        train(tmp_path, "fused", settings=RunSettings(1, torch.device("cpu"), 0))
+        train(tmp_path, "fused", settings=RunSettings(1, torch.device("cpu"), 0), task=None)
+    train(tmp_path, "fused", settings=RunSettings(1, torch.device("cpu"), 0, restart=True))
 
 
 def test_pretraining_that_has_nothing_to_do_is_an_error(cohort, planned, tmp_path):
