@@ -66,7 +66,7 @@ COHORTS = {
     ),
     "atlas": Cohort(
         "Dataset004_Atlas", "knee",
-        (Group("labelled", 200, 131, OWN, masked=100), Group("unlabelled", 400, 132, ELSEWHERE, is_labelled=False)),
+        (Group("labelled", 200, 131, OWN, masked=100),),
         (Group("same", 200, 133, OWN, masked=100),), is_real_anatomy=True,
     ),
 }  # fmt: skip

@@ -101,6 +101,8 @@ def experiments() -> list[Experiment]:
         for recipe in (SHORT, PAPER_SHORT, PAPER_CLOCK):
             job = Job("knee", recipe, "knee", FEW, seed)
             found += [Experiment(job, task, SEGMENTED) for task in ("segmentation", "diagnosis")]
+        for start in ("knee", NONE):
+            found.append(Experiment(Job("atlas", DEFAULT, start, FEW, seed), "segmentation", SEGMENTED))
         for joint in ("ankle", "shoulder"):
             for start in ("knee", NONE):
                 found.append(Experiment(Job(joint, DEFAULT, start, FEW, seed), "diagnosis", VIEWS))

@@ -47,9 +47,9 @@ def diagnosis(start: str, fraction: float, cohort: str = "knee", recipe: str = D
     return arm_name(cohort, "diagnosis", VIEWS, recipe, start, fraction)
 
 
-def segmentation(start: str, fraction: float, recipe: str = DEFAULT.name) -> str:
+def segmentation(start: str, fraction: float, recipe: str = DEFAULT.name, cohort: str = "knee") -> str:
     """The arm of a segmentation."""
-    return arm_name("knee", "segmentation", SEGMENTED, recipe, start, fraction)
+    return arm_name(cohort, "segmentation", SEGMENTED, recipe, start, fraction)
 
 
 def minus(better: str, worse: str) -> Callable[[Rows], tuple[Term, ...]]:
@@ -101,6 +101,9 @@ def _pretraining() -> list[Statement]:
                 )
             )  # fmt: skip
         found.append(_beside_nnunet(fraction, word, share, low))
+    says = "segmentation of knees of real anatomy: features of the phantom's minus from scratch, a tenth of the labels"
+    arms = (segmentation(start, FEW, cohort="atlas") for start in ("knee", NONE))
+    found.append(_simple("2_dice_10pct_atlas", says, mean_dice, minus(*arms), None, 0.0, "atlas"))
     return found
 
 

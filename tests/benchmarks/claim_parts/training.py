@@ -62,8 +62,8 @@ def prepare(folder: Path, cohort: str, recipe: Recipe, like: str | None = None) 
 
 
 def like_of(job: Job) -> str | None:
-    """The cohort whose network a job's plan takes over: other joints have the knee's, from scratch too."""
-    return "knee" if COHORTS[job.cohort].joint != "knee" else None
+    """The cohort whose network a job's plan takes over: all others have the knee's, from scratch too."""
+    return "knee" if job.cohort != "knee" else None
 
 
 def plan_of(folder: Path, job: Job) -> Plan:
