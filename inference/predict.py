@@ -72,8 +72,9 @@ def predict_folder(
         if not missing.segment and not missing.diagnose_by:
             counts["skipped"] += 1
             continue
-        segmented, found = predict_case(predictor, missing, target, save_probabilities, failed)
+        segmented, found, unread = predict_case(predictor, missing, target, save_probabilities)
         counts["segmented"] += segmented
+        failed += unread
         if found:
             done[case] = table_row(case, found)
             write_table(target / TABLE, done, plan)
@@ -111,12 +112,15 @@ def to_do(
 
 
 def predict_case(
-    predictor: Predictor, missing: ToDo, target: Path, save_probabilities: bool, failed: list[str]
-) -> tuple[int, Diagnosis | None]:
-    """Write the masks that are missing; how many they were, and the diagnosis where it is missing and an image can be read.
+    predictor: Predictor, missing: ToDo, target: Path, save_probabilities: bool
+) -> tuple[int, Diagnosis | None, list[str]]:
+    """Write the masks that are missing; each image is read once.
 
-    Each image is read once; `failed` takes a message for each that cannot be.
+    Returns
+    -------
+    How many masks were written, the diagnosis where it was missing and an image could be read, and a message for each that could not.
     """
+    failed: list[str] = []
     kept: dict[str, tuple[Volume, ...]] = {}
     segmented = 0
     for one, volume in _volumes(missing.members if missing.diagnose_by else missing.segment, failed):
@@ -126,8 +130,8 @@ def predict_case(
         if one.view in missing.diagnose_by:
             kept[one.view] = (*kept.get(one.view, ()), volume)
     if not kept:
-        return segmented, None
-    return segmented, predictor.diagnose(CaseImages(kept, missing.laterality, missing.tabular))
+        return segmented, None, failed
+    return segmented, predictor.diagnose(CaseImages(kept, missing.laterality, missing.tabular)), failed
 
 
 def by_case(series: Iterable[Series]) -> list[tuple[str, list[Series]]]:
