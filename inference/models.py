@@ -46,8 +46,8 @@ class Wanted:
 class LoadedModels:
     """Networks by view (and fold), ready to predict; `identity` changes when any of their weights does.
 
-    `code` holds the diagnosis from the shared code by fold, of those folds of `fusion` that have one, and
-    `tabular` holds the late fusion with the case table by fold: of every fold of `fusion`, or of none. `calibration` is by view,
+    `code` holds the diagnosis from the shared code and `tabular` the late fusion with the case table, each by fold: of every fold of
+    `fusion`, or of none. `calibration` is by view,
     and under ``tabular`` that of predictions made with the table.
     """
 

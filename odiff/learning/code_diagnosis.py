@@ -21,17 +21,17 @@ from odiff.errors import CheckpointError
 from odiff.learning.code_model import CODE, build_code, code_rows
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnosis_scores import truth_of
-from odiff.learning.pretrained import ResultsFolder, results_of_dataset
-from odiff.learning.run import plan_of_view
+from odiff.learning.pretrained import ResultsFolder, named_checkpoint, results_of_dataset
+from odiff.learning.run import check_fit, plan_of_view
 from odiff.learning.subsets import FEWEST
 from odiff.network.shared_code import CodeDiagnosis, SharedCode
-from odiff.plan import to_plain
 from odiff.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from odiff.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 FOLDS = 5
 STRENGTH = 0.1
+GRID = ("spacing_zyx_mm", "patch_zyx", "normalisation")
 
 
 def train_code_diagnosis(
@@ -82,15 +82,12 @@ def find_code(wanted: str, results: ResultsFolder, results_root: Path | None, jo
         return None
     own = results.pretrain(FUSED).checkpoint("final")
     if wanted != "auto":
-        given = Path(wanted)
-        if given.exists():
-            path = given if given.is_file() else RunFolder(given).checkpoint("final")
-            found = joint_of(path)
-            if found != joint:
+        if given := named_checkpoint(wanted):
+            if joint_of(given) != joint:
                 raise CheckpointError(
-                    f"{path}: is a shared code of the joint {found}, the plan is of {joint}; name another, or none"
+                    f"{given}: is a shared code of the joint {joint_of(given)}, the plan is of {joint}; name another, or none"
                 )
-            return path
+            return given
         of_other = results_of_dataset(wanted, results.path.name, results_root).pretrain(FUSED).checkpoint("final")
         if of_other.exists() and joint_of(of_other) == joint:
             return of_other
@@ -112,15 +109,11 @@ def load_code(context: Context, path: Path) -> SharedCode:
     """A pretrained shared code, of those of its views that the plan has; a `CheckpointError` where they have another grid."""
     checkpoint = read_checkpoint(path)
     views = [view for view in checkpoint.meta["code_views"] if view in context.plan.views]
+    advice = (
+        f"learn it anew with odiff_train {context.dataset.name} fused --task pretrain --restart, or plan with --like"
+    )
     for view in views:
-        trained, planned = plan_of_view(checkpoint.meta, view), context.plan.views[view]
-        for field in ("spacing_zyx_mm", "patch_zyx", "normalisation"):
-            if getattr(trained, field) != getattr(planned, field):
-                raise CheckpointError(
-                    f"{path}: was learnt with {field} {to_plain(getattr(trained, field))}, the plan of view {view} has "
-                    f"{to_plain(getattr(planned, field))}; learn it anew with odiff_train {context.dataset.name} fused --task pretrain "
-                    "--restart, or plan with --like"
-                )
+        check_fit(plan_of_view(checkpoint.meta, view), context.plan.views[view], str(path), advice, GRID)
     code = build_code(context.plan, views, checkpoint.meta["width"])
     kept = {
         f"parts.{view}.{name}": t for view in views for name, t in checkpoint.part(f"weights.parts.{view}.").items()

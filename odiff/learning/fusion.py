@@ -127,8 +127,7 @@ def train_fusion(
     networks = view_networks(context, fold, settings)
     meta = describe_run(plan, FUSED, "diagnosis", fold, settings)
     meta |= {**to_plain(share), "fused_views": list(networks), "variant": recipe.variant}
-    meta |= {"code_from": str(code) if code else None}
-    run = open_run(folder, meta, settings)
+    run = open_run(folder, meta, settings, keep=("code_from", "code_shares"))
     torch.manual_seed(settings.seed)
     network = build_fusion(recipe.variant, networks, len(plan.diagnoses))
     network.heads.start_from({view: one.cpu() for view, one in networks.items()})
@@ -137,9 +136,9 @@ def train_fusion(
     kept = with_views(context, networks, training)
     if not run.is_trained():
         run.checkpoint(CODE).unlink(missing_ok=True)
-        if code:
-            meta |= {"code_shares": train_code_diagnosis(context, run, code, networks, kept, meta)}
-            run.write_config(meta)
+        shares = train_code_diagnosis(context, run, code, networks, kept, meta) if code else {}
+        meta |= {"code_from": str(code) if code else None, "code_shares": shares}
+        run.write_config(meta)
     cases = inner_cases(context, networks, fold, kept, settings) if is_gated else embed_cases(context, networks, kept)
     loop = LoopSettings(
         steps=recipe.steps, accumulate=1, gradient_clip=1.0, weight_decay=recipe.weight_decay, ema_decay=0.9,

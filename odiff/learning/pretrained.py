@@ -64,15 +64,18 @@ def find_pretrained(
                 "or train from scratch with --pretrained none"
             )
         return path
-    given = Path(wanted)
-    if given.is_file():
+    if given := named_checkpoint(wanted):
         return given
-    if (given / "checkpoint_final.safetensors").is_file():
-        return given / "checkpoint_final.safetensors"
     path = results_of_dataset(wanted, results.path.name, results_root).pretrain(view).checkpoint("final")
     if not path.exists():
         raise CheckpointError(f"{path}: no pretrained {view} model; run odiff_train {wanted} {view} --task pretrain")
     return path
+
+
+def named_checkpoint(wanted: str) -> Path | None:
+    """The checkpoint that is a file of that name or in a folder of that name; None where there is none."""
+    given = Path(wanted)
+    return next((path for path in (given, RunFolder(given).checkpoint("final")) if path.is_file()), None)
 
 
 def results_of_dataset(wanted: str, plan_name: str, results_root: Path | None) -> ResultsFolder:

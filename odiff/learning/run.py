@@ -1,5 +1,6 @@
 """What every kind of training run shares: its settings, its description, and whether it may be resumed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,12 @@ def plan_of_view(meta: dict[str, Any], view: str) -> ViewPlan:
     return from_plain(ViewPlan, meta["plan"]["views"][view], f"plan.views.{view}", CheckpointError)
 
 
-def check_fit(trained: ViewPlan, planned: ViewPlan, where: str, advice: str) -> None:
-    """Raise a `CheckpointError` unless network, spacing, normalisation and target agree; steps and rates may differ."""
-    for field in ("network", "spacing_zyx_mm", "normalisation"):
+def check_fit(
+    trained: ViewPlan, planned: ViewPlan, where: str, advice: str,
+    fields: Sequence[str] = ("network", "spacing_zyx_mm", "normalisation"),
+) -> None:  # fmt: skip
+    """Raise a `CheckpointError` unless the `fields` of both agree; steps and rates may differ."""
+    for field in fields:
         if getattr(trained, field) != getattr(planned, field):
             raise CheckpointError(
                 f"{where}: was trained with {field} {to_plain(getattr(trained, field))}, the plan of view {planned.view} has "

@@ -37,13 +37,13 @@ def pretrain_code(context: Context, settings: RunSettings) -> RunFolder | None:
         The trained run is of another seed.
     """
     run = context.results.pretrain(FUSED)
-    meta = describe_run(context.plan, FUSED, "pretrain", None, settings)
     if settings.restart:
         run.move_aside()
     if run.is_trained():
-        if run.read_config()["seed"] != settings.seed:
+        seed = run.read_config()["seed"]
+        if seed != settings.seed:
             raise CheckpointError(
-                f"{run.path}: learnt with seed {run.read_config()['seed']}, now {settings.seed}; give the same, another --results "
+                f"{run.path}: learnt with seed {seed}, now {settings.seed}; give the same, another --results "
                 "folder, or --restart to learn it anew"
             )
         return run
@@ -60,7 +60,7 @@ def pretrain_code(context: Context, settings: RunSettings) -> RunFolder | None:
     maps = learn_maps(cells, present, everyone, whitened)
     for view, (mean, directions) in zip(views, maps, strict=True):
         code.part(view).take(torch.from_numpy(mean), torch.from_numpy(directions * agreement.weights))
-    meta |= {
+    meta = describe_run(context.plan, FUSED, "pretrain", None, settings) | {
         "code_views": list(views), "width": WIDTH, "cases": len(cases), "components": agreement.components,
         "agreement_held_out": {str(size): round(score, 3) for size, score in agreement.scores.items()},
     }  # fmt: skip

@@ -69,7 +69,10 @@ def train_view(
     context.view_plan_exists(view)
     for task in tasks_of(context, view, options):
         if task == "pretrain":
-            run_code(context, options, settings) if view == FUSED else run_pretraining(context, view, settings)
+            if view == FUSED:
+                run_code(context, options, settings)
+            else:
+                run_pretraining(context, view, settings)
         else:
             for fold in context.fold_names(options.fold):
                 TASK[task](context, view, fold, options, settings)
@@ -103,23 +106,28 @@ def from_scratch(options: TrainOptions) -> TrainOptions:
 def tasks_of(context: Context, view: str, options: TrainOptions) -> list[str]:
     """The tasks to train; by default pretraining where it is missing, then every task that has labels."""
     if view == FUSED:
-        if options.task not in (None, "pretrain", "diagnosis"):
-            raise UsageError(f"--task {options.task}: the fused view has pretrain and diagnosis only")
-        if options.task == "pretrain":
-            check_code_wanted(context, options)
-        if options.baseline and context.plan.fusion.variant.startswith("gated"):
-            raise UsageError(
-                f"--baseline {options.baseline}: fusion.variant {context.plan.fusion.variant} learns from heads on pretrained features; "
-                "fuse baselines with --set fusion.variant=concat"
-            )
-        learns_code = code_start(context, options) != "none" and not options.validate_only
-        return [*(["pretrain"] if learns_code else []), *(["diagnosis"] if options.task != "pretrain" else [])]
+        return fused_tasks(context, options)
     if options.task:
         return [options.task]
     tasks = ["pretrain"] if options.pretrained == "auto" else []
     tasks += ["segmentation"] if any(s.is_masked for c in context.dataset.cases for s in c.of_view(view)) else []
     tasks += ["diagnosis"] if any(knows_diagnosis(case) for case in context.dataset.cases if case.of_view(view)) else []
     return tasks
+
+
+def fused_tasks(context: Context, options: TrainOptions) -> list[str]:
+    """The same of the fused view, whose pretraining is its shared code."""
+    if options.task not in (None, "pretrain", "diagnosis"):
+        raise UsageError(f"--task {options.task}: the fused view has pretrain and diagnosis only")
+    if options.task == "pretrain":
+        check_code_wanted(context, options)
+    if options.baseline and context.plan.fusion.variant.startswith("gated"):
+        raise UsageError(
+            f"--baseline {options.baseline}: fusion.variant {context.plan.fusion.variant} learns from heads on pretrained features; "
+            "fuse baselines with --set fusion.variant=concat"
+        )
+    learns_code = code_start(context, options) != "none" and not options.validate_only
+    return [*(["pretrain"] if learns_code else []), *(["diagnosis"] if options.task != "pretrain" else [])]
 
 
 def knows_diagnosis(case: PreparedCase) -> bool:

@@ -4,23 +4,16 @@ Each view is moved onto its template and pooled to coarse cells; a linear map br
 one case agree (`odiff.learning.shared_code` finds them without labels). What only one sequence or one acquisition shows is left behind.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from odiff.network.heads import pooled_grid
 from odiff.network.registration import Registration
 from odiff.plan.schema import Triple
-
-CELLS = 16
-
-
-def cell_grid(shape_zyx: Sequence[int]) -> Triple:
-    """How many cells a volume is pooled to: `CELLS` per axis, fewer where there are fewer voxels."""
-    depth, rows, columns = (min(size, CELLS) for size in shape_zyx)
-    return depth, rows, columns
 
 
 class ViewCode(nn.Module):
@@ -30,7 +23,7 @@ class ViewCode(nn.Module):
         """`shape_zyx` is the shape of the volumes, `width` the number of directions."""
         super().__init__()
         self.registration = Registration(shape_zyx)
-        self.grid = cell_grid(shape_zyx)
+        self.grid = pooled_grid(shape_zyx)
         count = self.grid[0] * self.grid[1] * self.grid[2]
         self.mean: Tensor
         self.directions: Tensor

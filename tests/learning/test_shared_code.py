@@ -24,7 +24,7 @@ from odiff.learning.run import RunSettings
 from odiff.learning.shared_code import agreeing_cases
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.network.shared_code import CodeDiagnosis, SharedCode, set_number
-from odiff.phantom import write_phantom_dataset
+from odiff.phantom import JOINTS, write_phantom_dataset
 from odiff.plan import read_plan
 from odiff.training.checkpoint import read_checkpoint
 
@@ -244,8 +244,11 @@ def test_the_fused_view_learns_its_code_first_and_says_how(cohort):
     assert set(config["agreement_held_out"]) == {str(config["components"])}
     stored = read_checkpoint(run.checkpoint("final"))
     assert all(stored.tensors[f"weights.parts.{view}.registration.template"].any() for view in config["code_views"])
+    assert config["components"] == 9  # half of the nineteen that are not held out
     before = run.checkpoint("final").stat().st_mtime_ns
-    train(cohort, "fused")
+    fold = train(cohort, "fused").task("fused", "diagnosis", "0")
+    assert fold.read_config()["code_from"] == str(run.checkpoint("final"))
+    assert fold.read_config()["code_shares"].keys() == set(JOINTS["knee"].diagnoses)
     assert run.checkpoint("final").stat().st_mtime_ns == before
 
 
