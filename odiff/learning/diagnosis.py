@@ -19,7 +19,7 @@ from odiff.learning.probe_grid import probed_choice
 from odiff.learning.probes import ProbeResult, choose_features, usual_blocks
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.screening import point_head
-from odiff.learning.segmentation import fine_tuning_rates, parameter_groups
+from odiff.learning.segmentation import fine_tuning_loop, fine_tuning_rates, parameter_groups
 from odiff.learning.subsets import LabelShare
 from odiff.learning.transfer import load_backbone, log_transfer, with_head
 from odiff.learning.warm_up import cache_features, fit_norms, fit_template, warm_up_head
@@ -27,7 +27,7 @@ from odiff.metrics.classification import macro_score
 from odiff.network.backbone import Backbone, build_backbone
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
 from odiff.plan import Plan, to_plain
-from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
+from odiff.training.loop import TrainingState, Validate, start_state, train
 from odiff.training.run_folder import RunFolder
 
 DiagnosisBatch = tuple[Tensor, Tensor, Tensor]
@@ -59,11 +59,7 @@ def train_diagnosis(
     meta = describe_run(plan, view, "diagnosis", fold, settings)
     meta |= {"pretrained": str(pretrained) if pretrained else None, **to_plain(share)}
     run = open_run(folder, meta, settings, keep=("features", "features_from", "probes"))
-    probes = (
-        _stored_probes(run)
-        or probed_choice(context, view, fold, pretrained, settings, share.label_fraction)
-        or _probe(context, view, items, training, backbone, pretrained, settings)
-    )
+    probes = _where_to_read(context, view, fold, training, backbone, pretrained, run, settings, share)
     network = build_diagnosis(plan, view, probes.choice, recipe.dropout)
     transfer = with_head(taken, network) if taken else None
     meta |= {
@@ -76,11 +72,7 @@ def train_diagnosis(
     log_transfer(transfer, f"{view} diagnosis fold {fold}")
     network.backbone.load_state_dict(backbone.state_dict())
     _start_head(network, context, view, items, settings, is_resumed=run.checkpoint("latest").exists())
-    loop = LoopSettings(
-        steps=recipe.steps, accumulate=1, gradient_clip=recipe.gradient_clip, weight_decay=recipe.weight_decay,
-        ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every, validate_every=recipe.validate_every,
-        device=settings.device, workers=settings.workers, seed=settings.seed, second_beta=recipe.second_beta,
-    )  # fmt: skip
+    loop = fine_tuning_loop(recipe, settings, accumulate=1)
     groups = {name: [p for p in members if p.requires_grad] for name, members in parameter_groups(network).items()}
     state = start_state(network, groups, loop)
     source = BatchSource(
@@ -127,6 +119,20 @@ def _start_head(
     unused = unused_backbone(network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith(unused))
+
+
+def _where_to_read(
+    context: Context, view: str, fold: str, training: Sequence[PreparedCase], backbone: Backbone, pretrained: Path | None,
+    run: RunFolder, settings: RunSettings, share: LabelShare,
+) -> ProbeResult:  # fmt: skip
+    """Blocks and time step: those of the run that is resumed, of the fold's ``--task probe``, or probed for now."""
+    return (
+        _stored_probes(run)
+        or probed_choice(context, view, fold, pretrained, settings, share.label_fraction)
+        or _probe(
+            context, view, items_of(training, view, context.plan.diagnoses), training, backbone, pretrained, settings
+        )
+    )
 
 
 def _stored_probes(run: RunFolder) -> ProbeResult | None:

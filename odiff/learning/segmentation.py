@@ -67,12 +67,7 @@ def train_segmentation(
     }
     run = open_run(folder, meta, settings)
     log_transfer(transfer, f"{view} segmentation fold {fold}")
-    loop = LoopSettings(
-        steps=recipe.steps, accumulate=view_plan.accumulate, gradient_clip=recipe.gradient_clip,
-        weight_decay=recipe.weight_decay, ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every,
-        validate_every=recipe.validate_every, device=settings.device, workers=settings.workers, seed=settings.seed,
-        second_beta=recipe.second_beta,
-    )  # fmt: skip
+    loop = fine_tuning_loop(recipe, settings, view_plan.accumulate)
     source = BatchSource(
         data.prepared, view_plan, recipe.augmentation, plan.left_right, view_plan.batch_size, settings.seed
     )
@@ -115,6 +110,17 @@ def parameter_groups(network: nn.Module) -> dict[str, list[nn.Parameter]]:
         "backbone": [parameter for name, parameter in named if name.startswith("backbone.")],
         "head": [parameter for name, parameter in named if not name.startswith("backbone.")],
     }
+
+
+def fine_tuning_loop(
+    recipe: SegmentationRecipe | DiagnosisRecipe, settings: RunSettings, accumulate: int
+) -> LoopSettings:
+    """How the loop goes by a recipe and a call; `accumulate` batches make a step."""
+    return LoopSettings(
+        steps=recipe.steps, accumulate=accumulate, gradient_clip=recipe.gradient_clip, weight_decay=recipe.weight_decay,
+        ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every, validate_every=recipe.validate_every,
+        device=settings.device, workers=settings.workers, seed=settings.seed, second_beta=recipe.second_beta,
+    )  # fmt: skip
 
 
 def fine_tuning_rates(recipe: SegmentationRecipe | DiagnosisRecipe, head_steps: int, backbone_share: float) -> Rates:

@@ -108,7 +108,7 @@ def rows_of(folder: Path, name: str, arm: Arm) -> Iterator[dict[str, Any]]:
     minutes = round((time.perf_counter() - started) / 60, 1)
     for view in VIEWS:
         yield scored(folder, results, arm, name, view, minutes)
-    for variant, code in fusions_of(name, arm):
+    for variant, code in fusions_of(name):
         changes = (*arm.changes, f"fusion.variant={variant}", f"fusion.code_cases={code}")
         again = RunSettings(0, torch.device("cpu"), 0, restart=True)
         options = TrainOptions("diagnosis", "0", "auto" if code else "none")
@@ -116,10 +116,10 @@ def rows_of(folder: Path, name: str, arm: Arm) -> Iterator[dict[str, Any]]:
         yield scored(folder, results, arm, name, f"{variant}, shared code" if code else variant, minutes)
 
 
-def fusions_of(name: str, arm: Arm) -> list[tuple[str, int]]:
+def fusions_of(name: str) -> list[tuple[str, int]]:
     """Variants of the fusion and the cases that the shared code counts for, 0 for none: alone first, then the default with it."""
     alone = [(variant, 0) for variant in (FUSIONS if name in ("paper", "default") else ("concat",))]
-    return [*alone, ("cross_attention", 16)] if arm.preset == "cpu_demo" and arm.pretrained == "auto" else alone
+    return [*alone, ("cross_attention", 16)] if name == "default" else alone
 
 
 def share_pretraining(folder: Path, arm: Arm, results: Path, view: str) -> None:

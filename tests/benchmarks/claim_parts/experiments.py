@@ -1,9 +1,9 @@
 """The experiments: which arm learns from which patients, and the row that each leaves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,13 +16,14 @@ from claim_parts.training import (
     dice,
     fine_tune,
     forget,
+    group_folder,
     plan_of,
     predict,
     pretrain,
     probabilities,
     seconds_of,
-    test_folder,
 )
+from claim_parts.verdicts import Rows
 from odiff.geometry import VIEWS
 from odiff.learning.context import FUSED
 from odiff.learning.pretrained import ResultsFolder
@@ -49,9 +50,7 @@ PAPER_SHORT = Recipe(
 PAPER_CLOCK = Recipe("paper_clock", "paper", PAPER_PLAN, ("fusion.tabular=false", "pretrain.ema_after=20"))
 NONE = "none"
 NNUNET, COUNTED = "nnunet", "nnunet_counted"
-
-
-Rows = Mapping[tuple[str, int], Mapping[str, Any]]
+Learnt = TypeVar("Learnt")
 
 
 @dataclass(frozen=True)
@@ -122,21 +121,30 @@ def run(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Row
         return run_nnunet(folder, experiment, rates, rows)
     if experiment.job.recipe.name == PAPER_CLOCK.name:
         experiment = replace(experiment, job=within_our_time(experiment.job, rows))
-    job, tried = experiment.job, {}
-    known = rates.get(experiment.arm)
-    for rate in (known,) if known else RATES:
-        results = fine_tune(folder, results_of(folder, experiment, rate), with_rate(folder, job, experiment.task, rate),
-                            experiment.task, experiment.views)  # fmt: skip
-        tried[rate] = (validation_score(results, experiment), results)
-    rate = max(tried, key=lambda one: tried[one][0])
-    results = tried[rate][1]
-    row = {
-        "arm": experiment.arm, "seed": job.seed, "rate": rate, "tried": {str(one): score for one, (score, _) in tried.items()},
+    job = experiment.job
+
+    def attempt(rate: float) -> tuple[float, ResultsFolder]:
+        changed = with_rate(folder, job, experiment.task, rate)
+        results = fine_tune(folder, results_of(folder, experiment, rate), changed, experiment.task, experiment.views)
+        return validation_score(results, experiment), results
+
+    row, results = best_rate(experiment, rates, attempt)
+    row |= {
         "seconds": seconds(folder, experiment, results), "scores": SCORE[experiment.task](folder, experiment, results),
     }  # fmt: skip
-    for _, tried_results in tried.values():
-        forget(tried_results)
+    forget(results)
     return row
+
+
+def best_rate(
+    experiment: Experiment, rates: Mapping[str, float], attempt: Callable[[float], tuple[float, Learnt]]
+) -> tuple[dict[str, Any], Learnt]:
+    """The beginning of a row, and what `attempt` learnt at the rate with the best score on the validation patients."""
+    known = rates.get(experiment.arm)
+    tried = {rate: attempt(rate) for rate in ((known,) if known else RATES)}
+    best = max(tried, key=lambda rate: tried[rate][0])
+    scores = {str(rate): score for rate, (score, _) in tried.items()}
+    return {"arm": experiment.arm, "seed": experiment.job.seed, "rate": best, "tried": scores}, tried[best][1]
 
 
 def within_our_time(job: Job, rows: Rows) -> Job:
@@ -162,27 +170,23 @@ def run_nnunet(folder: Path, experiment: Experiment, rates: dict[str, float], ro
         raise SystemExit(f"{experiment.name}: runs as long as our arm, whose row is missing: run that first")
     parts = ("fine_tuning", "pretraining") if job.recipe.name == COUNTED else ("fine_tuning",)
     allowed = sum(ours["seconds"][part] for part in parts)
-    raw, labels, tried = COHORTS[job.cohort].dataset, plan_of(folder, like).labels, {}
-    known = rates.get(experiment.arm)
-    for rate in (known,) if known else RATES:
+    raw, labels = folder / "raw" / COHORTS[job.cohort].dataset, plan_of(folder, like).labels
+
+    def attempt(rate: float) -> tuple[float, tuple[Path, float]]:
         root = results_of(folder, experiment, rate)
         taken = nnunet.fine_tune(folder, root, like, view, rate, allowed)
-        images = [folder / "raw" / raw / "imagesTr" / f"{name}.nii.gz" for name in nnunet.validation_series(root)]
-        nnunet.predict(folder, root, images, root / "validation", f"raw/{raw}")
-        scores = dice(folder / "raw" / raw / "labelsTr", root / "validation", labels)
-        tried[rate] = (float(np.mean(list(scores.values()))), root, taken)
-    rate = max(tried, key=lambda one: tried[one][0])
-    _, root, taken = tried[rate]
+        images = [raw / "imagesTr" / f"{name}.nii.gz" for name in nnunet.validation_series(root)]
+        nnunet.predict(root, images, root / "validation", raw)
+        return float(np.mean(list(dice(raw / "labelsTr", root / "validation", labels).values()))), (root, taken)
+
+    row, (root, taken) = best_rate(experiment, rates, attempt)
     found = {}
     for group in experiment.groups:
-        test = test_folder(folder, job.cohort, group)
+        test = group_folder(folder, job.cohort, group)
         images = [test / "imagesTs" / path.name for path in sorted((test / "labelsTs").glob(f"*_{view}.nii.gz"))]
-        nnunet.predict(folder, root, images, root / group, str(test.relative_to(folder)))
+        nnunet.predict(root, images, root / group, test)
         found[group] = as_row(dice(test / "labelsTs", root / group, labels))
-    return {
-        "arm": experiment.arm, "seed": job.seed, "rate": rate, "tried": {str(one): score for one, (score, *_) in tried.items()},
-        "seconds": {"fine_tuning": round(taken, 1), "allowed": round(allowed, 1)}, "scores": found,
-    }  # fmt: skip
+    return row | {"seconds": {"fine_tuning": round(taken, 1), "allowed": round(allowed, 1)}, "scores": found}
 
 
 def results_of(folder: Path, experiment: Experiment, rate: float) -> Path:
@@ -250,7 +254,7 @@ def score_segmentation(folder: Path, experiment: Experiment, results: ResultsFol
     labels = plan_of(folder, experiment.job).labels
     for group in experiment.groups:
         predictions = predict(folder, results, cohort, group, "segmentation", None, experiment.views)
-        found[group] = as_row(dice(test_folder(folder, cohort, group) / "labelsTs", predictions, labels))
+        found[group] = as_row(dice(group_folder(folder, cohort, group) / "labelsTs", predictions, labels))
     return found
 
 

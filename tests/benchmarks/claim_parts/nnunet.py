@@ -23,7 +23,7 @@ from odiff.learning.context import open_context
 from odiff.learning.stages import training_cases
 from odiff.storage import write_json
 
-STEPS_PER_EPOCH, TIMED_EPOCHS = 10, 1
+STEPS_PER_EPOCH = 10
 ENDING = ".nii.gz"
 
 
@@ -38,10 +38,8 @@ def fine_tune(folder: Path, root: Path, job: Job, view: str, rate: float, second
     use_folders(root)
     write_series(folder, root, job, view)
     run_command([program("nnUNetv2_plan_and_preprocess"), "-d", "1", "-c", CONFIGURATION, "-np", "2"], dict(os.environ))
-    torch.manual_seed(job.seed)
-    np.random.seed(job.seed)
-    per_epoch = train(root, rate, TIMED_EPOCHS) / TIMED_EPOCHS
-    taken = train(root, rate, max(2, round(seconds / per_epoch)))
+    per_epoch = train(root, rate, 1, job.seed)
+    taken = train(root, rate, max(2, round(seconds / per_epoch)), job.seed)
     write_json(done, taken)
     return taken
 
@@ -62,14 +60,15 @@ def write_series(folder: Path, root: Path, job: Job, view: str) -> None:
     raw, target = folder / "raw" / dataset, root / "nnunet_raw" / NNUNET
     fold: dict[str, list[str]] = {}
     for side, cases in sides.items():
-        for case in cases:
-            for series in (one for one in case.of_view(view) if one.is_masked):
-                fold.setdefault(side, []).append(series.name)
-                for part, name in (("images", f"{series.name}_{CHANNEL}"), ("labels", series.name)):
-                    read = read_volume if part == "images" else read_mask
-                    volume = read(raw / f"{part}Tr" / f"{series.name}{ENDING}")
-                    array = turned(volume, volume.array, case.laterality)
-                    write_volume(target / f"{part}Tr" / f"{name}{ENDING}", array, volume.grid)
+        masked = [(case, one.name) for case in cases for one in case.of_view(view) if one.is_masked]
+        fold[side] = [name for _, name in masked]
+        for case, name in masked:
+            image, mask = (
+                read_volume(raw / "imagesTr" / f"{name}{ENDING}"),
+                read_mask(raw / "labelsTr" / f"{name}{ENDING}"),
+            )
+            for volume, path in ((image, f"imagesTr/{name}_{CHANNEL}{ENDING}"), (mask, f"labelsTr/{name}{ENDING}")):
+                write_volume(target / path, turned(volume, volume.array, case.laterality), volume.grid)
     count = sum(map(len, fold.values()))
     labels = json.loads((raw / "dataset.json").read_text())["segmentation"]["labels"]
     write_json(
@@ -84,12 +83,14 @@ def turned(volume: Volume, array: np.ndarray, laterality: str | None) -> np.ndar
     return array[::-1] if is_against_left != (laterality == "L") else array
 
 
-def train(root: Path, rate: float, epochs: int) -> float:
+def train(root: Path, rate: float, epochs: int, seed: int) -> float:
     """Train fold 0 anew with a schedule of so many epochs; the seconds of its epochs alone, without what surrounds them."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     arrays = root / "nnunet_preprocessed" / NNUNET
     plans, description = (json.loads((arrays / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
+    torch.manual_seed(seed)
+    np.random.seed(seed)
     trainer = nnUNetTrainer({**plans, "continue_training": False}, CONFIGURATION, 0, description, torch.device("cpu"))
     trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = STEPS_PER_EPOCH, 1
     trainer.num_epochs, trainer.save_every = epochs, epochs + 1
@@ -109,15 +110,15 @@ def validation_series(root: Path) -> list[str]:
     return list(fold["val"])
 
 
-def predict(folder: Path, root: Path, images: Sequence[Path], target: Path, part: str) -> None:
+def predict(root: Path, images: Sequence[Path], target: Path, cohort: Path) -> None:
     """Masks of some series, with nnU-Net's mirroring, on their own grids and under their own names.
 
-    `part` is where the cohort keeps the case table of the images: ``raw`` or ``test/<dataset>/<group>``.
+    `cohort` is the folder with the case table of the images.
     """
     use_folders(root)
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    table = pd.read_csv(folder / part / "cases.csv", dtype={"case": str}).set_index("case")["laterality"]
+    table = pd.read_csv(cohort / "cases.csv", dtype={"case": str}).set_index("case")["laterality"]
     predictor = nnUNetPredictor(perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
     trained = root / "nnunet_results" / NNUNET / f"nnUNetTrainer__nnUNetPlans__{CONFIGURATION}"
     predictor.initialize_from_trained_model_folder(str(trained), (0,), "checkpoint_final.pth")

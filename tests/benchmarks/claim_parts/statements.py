@@ -18,10 +18,9 @@ from claim_parts.experiments import (
     SHORT,
     arm_name,
 )
-from claim_parts.verdicts import Row, Score, Term, macro_auroc, mean_dice
+from claim_parts.verdicts import Rows, Score, Term, macro_auroc, mean_dice
 from odiff.geometry import VIEWS
 
-Rows = Mapping[tuple[str, int], Row]
 LARGEST_ERROR = 0.05
 
 

@@ -113,7 +113,7 @@ def predict(
     folder: Path, results: ResultsFolder, cohort: str, group: str, task: str, by: str | None = None, views: Sequence[str] = VIEWS
 ) -> Path:  # fmt: skip
     """Predict the test patients of a group from the files of some views; the folder of predictions."""
-    source = test_folder(folder, cohort, group)
+    source = group_folder(folder, cohort, group)
     seen = results.path / "predictions" / f"{group}_{task}_{by}_{'-'.join(views)}"
     (seen / "in").mkdir(parents=True, exist_ok=True)
     for path in sorted((source / "imagesTs").iterdir()):
@@ -128,14 +128,14 @@ def predict(
 
 def probabilities(folder: Path, cohort: str, group: str, predictions: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Truth and probability (cases, labels) of the test patients of a group, and the patients."""
-    table = pd.read_csv(test_folder(folder, cohort, group) / "cases.csv", dtype={"case": str})
+    table = pd.read_csv(group_folder(folder, cohort, group) / "cases.csv", dtype={"case": str})
     found = pd.read_csv(predictions / "diagnosis.csv", dtype={"case": str}).set_index("case")
     labels = [name for name in found.columns if name in table.columns]
     table = table.set_index("case").loc[sorted(found.index)]
     return table[labels].to_numpy(float), found.loc[table.index, labels].to_numpy(float), list(table.index)
 
 
-def test_folder(folder: Path, cohort: str, group: str) -> Path:
+def group_folder(folder: Path, cohort: str, group: str) -> Path:
     """Where the test patients of a group lie."""
     return folder / "test" / COHORTS[cohort].dataset / group
 

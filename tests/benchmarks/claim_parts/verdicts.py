@@ -11,6 +11,7 @@ from odiff.metrics.bootstrap import draw_counts, score_samples
 REPEATS = 1000
 REDRAWN = 50
 Row = dict[str, Any]
+Rows = Mapping[tuple[str, int], Row]
 
 
 @dataclass(frozen=True)
