@@ -5,7 +5,7 @@ the same size. Only the first is kept here; the others are computed again in the
 a few per cent of the convolution's time (docs/performance.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from odiff.network import channels_last
 from odiff.network.shallow import with_margin, without_margin
 
 
@@ -45,35 +46,62 @@ class _NormSiluConv(torch.autograd.Function):
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, scale: Tensor | None, shift: Tensor | None, weight: Tensor,
         bias: Tensor | None, norm: nn.GroupNorm, conv: nn.Conv3d, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(x, gamma, beta, scale, shift, weight)
+        inputs = (x, gamma, beta, scale, shift)
+        moments = channels_last.moments(x, norm.num_groups, norm.eps) if channels_last.suits(x) else None
+        ctx.save_for_backward(*inputs, weight, *(moments or ()))
         ctx.norm, ctx.conv, ctx.dtype, ctx.has_bias = norm, conv, dtype, bias is not None
-        active = _activated((x, gamma, beta, scale, shift), norm).to(dtype)
+        if moments:
+            active = channels_last.activated(x, channels_last.affine(moments, *inputs[1:]), dtype)
+        else:
+            active = _activated(inputs, norm).to(dtype)
         return conv._conv_forward(active, weight.to(dtype), None if bias is None else bias.to(dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, weight = ctx.saved_tensors
-        given: list[Any] = [None if one is None else one.detach().requires_grad_() for one in inputs]
-        with torch.enable_grad():
-            active = _activated(given, ctx.norm).to(ctx.dtype)
-        needs = ctx.needs_input_grad
+        saved = ctx.saved_tensors
+        inputs, weight, moments = saved[:5], saved[5], saved[6:]
+        active, to_inputs = _recomputed(inputs, moments, ctx.norm, ctx.dtype)
+        needs = [one is not None and need for one, need in zip(inputs, ctx.needs_input_grad, strict=False)]
         conv = ctx.conv
-        seen, padding = with_margin(active.detach(), conv)
+        seen, padding = with_margin(active, conv)
         to_seen, to_weight, to_bias = torch.ops.aten.convolution_backward(
             gradient, seen, weight.to(ctx.dtype), [weight.shape[0]], conv.stride, padding, conv.dilation,
-            False, [0, 0, 0], conv.groups, [any(needs[:5]), needs[5], ctx.has_bias and needs[6]],
+            False, [0, 0, 0], conv.groups, [any(needs), ctx.needs_input_grad[5], ctx.has_bias and ctx.needs_input_grad[6]],
         )  # fmt: skip
         to_active = without_margin(to_seen, active)
-        found: list[Tensor | None] = [None] * 5
-        wanted = [number for number, one in enumerate(given) if one is not None and needs[number]]
-        if wanted:
-            gradients = torch.autograd.grad(active, [given[number] for number in wanted], to_active)
-            for number, value in zip(wanted, gradients, strict=True):
-                found[number] = value
+        found = to_inputs(to_active, needs) if to_active is not None else [None] * 5
         return (
-            *found, None if to_weight is None else to_weight.to(weight.dtype),
+            *(one if need else None for one, need in zip(found, needs, strict=True)),
+            None if to_weight is None else to_weight.to(weight.dtype),
             None if to_bias is None else to_bias.to(weight.dtype), None, None, None,
         )  # fmt: skip
+
+
+def _recomputed(
+    inputs: Sequence[Any], moments: tuple[Tensor, Tensor], norm: nn.GroupNorm, dtype: torch.dtype
+) -> tuple[Tensor, Callable[[Tensor, Sequence[bool]], Sequence[Tensor | None]]]:
+    """What the convolution saw, and what turns its gradient into those of the inputs that need one."""
+    if moments:
+        x, *modulation = inputs
+        how = channels_last.affine(moments, *modulation)
+
+        def by_table(to_active: Tensor, needs: Sequence[bool]) -> Sequence[Tensor | None]:
+            return channels_last.gradients(needs[0], to_active, how, norm.num_groups, x, *modulation)
+
+        return channels_last.activated(x, how, dtype), by_table
+    given: list[Any] = [None if one is None else one.detach().requires_grad_() for one in inputs]
+    with torch.enable_grad():
+        active = _activated(given, norm).to(dtype)
+
+    def by_autograd(to_active: Tensor, needs: Sequence[bool]) -> Sequence[Tensor | None]:
+        wanted = [number for number, need in enumerate(needs) if need]
+        gradients = torch.autograd.grad(active, [given[number] for number in wanted], to_active)
+        found: list[Tensor | None] = [None] * 5
+        for number, value in zip(wanted, gradients, strict=True):
+            found[number] = value
+        return found
+
+    return active.detach(), by_autograd
 
 
 def _activated(inputs: Sequence[Any], norm: nn.GroupNorm) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from odiff.diffusion import ALPHA_BAR, denoising_loss, draw_corruption
-from odiff.network import layers, unet
+from odiff.network import channels_last, layers, unet
 from odiff.network.fused import norm_silu_conv
 from odiff.network.layers import Convolution
 from odiff.network.unet import UNet
@@ -97,6 +97,7 @@ def test_the_step_that_recomputes_has_the_gradients_of_autograd(is_modulated, is
     norm, conv = nn.GroupNorm(2, 8), Convolution(8, 6, (1, 3, 3), padding=(0, 1, 1)).double()
     norm = norm.double()
     nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
     form = torch.channels_last_3d if is_channels_last else torch.contiguous_format
     x = torch.randn(2, 8, 3, 5, 4, dtype=torch.float64).to(memory_format=form).requires_grad_()
     film = [torch.randn(2, 8, dtype=torch.float64, requires_grad=True) for _ in range(2)] if is_modulated else []
@@ -110,12 +111,33 @@ def test_the_step_that_recomputes_has_the_gradients_of_autograd(is_modulated, is
         assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_a_frozen_input_gets_no_gradient_and_the_rest_does():
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last_3d])
+def test_what_is_frozen_gets_no_gradient_and_the_rest_does(form):
     norm, conv = nn.GroupNorm(1, 4), Convolution(4, 4, 3, padding=1)
     conv.weight.requires_grad_(False)
-    norm_silu_conv(torch.randn(1, 4, 2, 4, 4), norm, conv).sum().backward()
+    x = torch.randn(1, 4, 2, 4, 4).to(memory_format=form)
+    norm_silu_conv(x, norm, conv).sum().backward()
     assert conv.weight.grad is None
     assert conv.bias.grad is not None and norm.weight.grad is not None
+    norm.requires_grad_(False)
+    x.requires_grad_()
+    norm.weight.grad = None
+    norm_silu_conv(x, norm, conv).sum().backward()
+    assert norm.weight.grad is None
+    assert x.grad is not None
+
+
+def test_a_table_of_several_pieces_is_as_one():
+    torch.manual_seed(0)
+    norm, conv = nn.GroupNorm(2, 8), Convolution(8, 4, 1)
+    x = torch.randn(2, 8, 3, 5, 4).to(memory_format=torch.channels_last_3d).requires_grad_()
+    answers = []
+    for values in (2**18, 8 * 7):
+        with mock.patch.object(channels_last, "PIECE_VALUES", values):
+            y = norm_silu_conv(x, norm, conv)
+            answers.append([y, *torch.autograd.grad(y.square().sum(), [x, norm.weight, norm.bias])])
+    for one, other in zip(*answers, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_one_small_volume_takes_onednn_and_gets_the_same_answer():
