@@ -48,14 +48,16 @@ class Arm:
     planning: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     pretrained: str = "auto"
+    tasks: tuple[str, ...] = ("segmentation", "diagnosis")
 
 
+DIAGNOSIS = ("diagnosis",)
 ARMS = {
     "paper": Arm("paper", SMALL_PAPER, STEPS),
     "paper, from scratch": Arm("paper", SMALL_PAPER, STEPS, "none"),
-    "paper, pooling local": Arm("paper", SMALL_PAPER, (*STEPS, "diagnosis.pooling=local")),
-    "paper, pooling none": Arm("paper", SMALL_PAPER, (*STEPS, "diagnosis.pooling=none")),
-    "paper, pooling attention": Arm("paper", SMALL_PAPER, (*STEPS, "diagnosis.pooling=attention")),
+    "paper, pooling local": Arm("paper", SMALL_PAPER, (*STEPS, "diagnosis.pooling=local"), tasks=DIAGNOSIS),
+    "paper, pooling none": Arm("paper", SMALL_PAPER, (*STEPS, "diagnosis.pooling=none"), tasks=DIAGNOSIS),
+    "paper, pooling attention": Arm("paper", SMALL_PAPER, (*STEPS, "diagnosis.pooling=attention"), tasks=DIAGNOSIS),
     "default": Arm("cpu_demo"),
     "default, from scratch": Arm("cpu_demo", pretrained="none"),
 }
@@ -103,7 +105,7 @@ def rows_of(folder: Path, name: str, arm: Arm) -> Iterator[dict[str, Any]]:
         if arm.pretrained == "auto":
             share_pretraining(folder, arm, results, view)
             train_view(prepared, results, "1", view, TrainOptions("pretrain"), SETTINGS, arm.changes)
-        for task in ("segmentation", "diagnosis"):
+        for task in arm.tasks:
             train_view(prepared, results, "1", view, TrainOptions(task, "0", arm.pretrained), SETTINGS, arm.changes)
     minutes = round((time.perf_counter() - started) / 60, 1)
     for view in VIEWS:
@@ -154,9 +156,9 @@ def scored(folder: Path, results: Path, arm: Arm, name: str, fusion: str, minute
         "auroc": auroc_of(test, out / "out", predictor),
         "dice": None,
     }
-    if fusion in VIEWS:
+    if fusion in VIEWS and "segmentation" in arm.tasks:
         row["dice"] = dice_of(test, out / "out", predictor, views)
-    if fusion == "concat":
+    if fusion == "concat" and "segmentation" in arm.tasks:
         fuse_folder(Predictor(model), source, out / "out", test / "cases.csv")
         row["dice"] = dice_of(test, out / "out" / "fused", predictor, views)
     return row

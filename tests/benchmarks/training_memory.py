@@ -37,6 +37,7 @@ SETTINGS = (
     Setting(7, "standard", "default", "sagittal", 2.0),
     Setting(8, "standard", "default", "coronal", 2.0),
     Setting(9, "standard", "default", "axial", 2.0),
+    Setting(10, "standard", "paper", "sagittal", 6.0),
 )
 
 CHILD = """
@@ -60,14 +61,15 @@ with PeakMemory(0.02) as memory:
     context = train_view(folder / "preprocessed", folder / "results", number, view, options, settings, overrides)
 plan = context.plan.views[view]
 network, patch, value_bytes = plan.network, plan.patch_zyx, precision_of(torch.device("cpu")).value_bytes
+head = context.plan.segmentation.head
 classes, cases = len(context.plan.labels), context.plan.diagnosis.batch_size if context.plan.diagnoses else 0
 print(json.dumps({
     "measured": memory.peak_gb - idle, "patch": patch, "stem": network.stem_zyx, "channels": network.channels,
-    "estimates": asdict(task_memory_gb(network, patch, plan.batch_size, classes, value_bytes, cases)),
+    "estimates": asdict(task_memory_gb(network, patch, plan.batch_size, classes, value_bytes, cases, head)),
     "batch": cases if task == "diagnosis" else plan.batch_size, "value_bytes": value_bytes, "classes": classes,
     **asdict({
         "pretrain": lambda: pretrain_counts(network, patch),
-        "segmentation": lambda: segmentation_counts(network, patch, classes, "decoder"),
+        "segmentation": lambda: segmentation_counts(network, patch, classes, head),
         "diagnosis": lambda: diagnosis_counts(network, patch, usual_blocks(plan)[-1]),
     }[task]()),
 }))
