@@ -29,7 +29,7 @@ def build_diagnosis(plan: Plan, view: str, choice: FeatureChoice, dropout: float
     view_plan = plan.views[view]
     return DiagnosisNetwork(
         view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), choice, dropout, plan.diagnosis.pooling,
-        plan.diagnosis.registered,
+        plan.diagnosis.registered, plan.diagnosis.batch_size,
     )  # fmt: skip
 
 

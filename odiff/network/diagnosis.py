@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from odiff.network.backbone import block_shapes, blocks_of, build_backbone, parameters_behind
 from odiff.network.heads import DiagnosisHead
@@ -24,10 +25,10 @@ class DiagnosisNetwork(nn.Module):
 
     def __init__(
         self, plan: NetworkPlan, patch_zyx: Triple, labels: int, choice: FeatureChoice, dropout: float,
-        pooling: str = "attention", is_registered: bool = False,
+        pooling: str = "attention", is_registered: bool = False, tiles_at_once: int = 4,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.choice = choice
+        self.choice, self.tiles_at_once = choice, tiles_at_once
         self.backbone = build_backbone(plan)
         blocks, shapes = blocks_of(plan), block_shapes(plan, patch_zyx)
         self.head = DiagnosisHead(
@@ -53,10 +54,20 @@ class DiagnosisNetwork(nn.Module):
     def embed(self, x_t: Tensor, owner: Tensor, cases: int) -> Tensor:
         """Noised tiles (n, 1, z, y, x) of `cases` cases -> (cases, labels, width), the mean over each case's tiles.
 
-        `owner` (n,) holds the number of the case of each tile.
+        `owner` (n,) holds the number of the case of each tile. More than `tiles_at_once` are taken in turn, and computed again for
+        the backward pass, so that volumes of many tiles take no more memory than as many cases of one tile.
         """
+        pieces = x_t.split(self.tiles_at_once)
+        is_recomputed = torch.is_grad_enabled() and len(pieces) > 1
+        embedded = [
+            checkpoint(self._embed_tiles, piece, use_reentrant=False) if is_recomputed else self._embed_tiles(piece)
+            for piece in pieces
+        ]
+        return mean_by_owner(torch.cat(embedded), owner, cases)
+
+    def _embed_tiles(self, x_t: Tensor) -> Tensor:
         t = torch.full((len(x_t),), self.choice.time_step, device=x_t.device)
-        return mean_by_owner(self.head.embed(self.backbone.features(x_t, t, self.last)).float(), owner, cases)
+        return self.head.embed(self.backbone.features(x_t, t, self.last)).float()
 
     def forward(self, x_t: Tensor, owner: Tensor, cases: int) -> Tensor:
         """Logits (cases, labels)."""

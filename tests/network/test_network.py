@@ -69,6 +69,31 @@ def test_segmentation_comes_at_full_resolution(plan, head):
     assert torch.allclose(torch.cat(slabs, dim=2), logits, atol=1e-4)
 
 
+def test_many_tiles_are_taken_in_turn_with_the_same_gradients_and_less_kept():
+    torch.manual_seed(0)
+    x, owner = torch.randn(6, 1, *PATCH), torch.tensor([0, 0, 0, 1, 1, 1])
+    found = []
+    for at_once in (6, 2):
+        torch.manual_seed(1)
+        network = DiagnosisNetwork(PLAN, PATCH, 3, FeatureChoice(10, ("mid",)), 0.0, tiles_at_once=at_once)
+        kept: list[int] = []
+
+        def keep(tensor, kept=kept):
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logits = network(x, owner, 2)
+        values = sum(kept)
+        logits.square().sum().backward()
+        gradients = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+        found.append((logits, gradients, values))
+    (together, wanted, most), (in_turn, gradients, fewer) = found
+    assert fewer < most / 2
+    assert torch.allclose(in_turn, together, atol=1e-5)
+    assert torch.allclose(gradients, wanted, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(("plan", "block"), [(PLAN, "encoder_1"), (SMALL_PAPER, "mid_1"), (SMALL_PAPER, "out_1")])
 def test_unused_parameters_are_exactly_those_without_gradient(plan, block):
     network = DiagnosisNetwork(plan, PATCH, 3, FeatureChoice(10, (block,)), 0.0)
