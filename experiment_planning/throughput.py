@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from odiff.experiment_planning.budget import PlanHours
+from odiff.learning.clear_choice import AUTO
+from odiff.learning.clear_choice import STEPS as STEPS_OF_CHOICE
 from odiff.learning.diagnose import build_diagnosis
-from odiff.learning.inner_logits import INNER_FOLDS
+from odiff.learning.inner_folds import INNER_FOLDS
+from odiff.learning.pooling_choice import CANDIDATES, first_pooling
 from odiff.learning.probes import usual_blocks
 from odiff.learning.tabular_stage import uses_table
 from odiff.learning.warm_up import BATCH, CachedFeatures, warm_up_head
@@ -99,24 +102,29 @@ class Stopwatch:
         return seconds + (plan.segmentation.steps * work.segmentation / rate.segmentation if plan.labels else 0.0)
 
     def _beside(self, plan: Plan, view: ViewPlan) -> float:
-        """Seconds of the probes of a view and of the warm-ups of its head: its own, and those of the inner folds that a gate or the
-        case table learns from.
+        """Seconds of the probes of a view and of the warm-ups of its head: its own, those of the inner folds that a gate or the case
+        table learns from, and those by which the pooling and the fusion are chosen.
         """
         if not plan.diagnoses:
             return 0.0
         key = (view.network.stem_zyx, view.network.channels, view.patch_zyx)
         if key not in self._head_steps:
             self._head_steps[key] = head_step_seconds(plan, view, self.device)
+        whole, short = plan.diagnosis.head_steps, min(STEPS_OF_CHOICE, plan.diagnosis.head_steps)
         needs_inner = plan.fusion.variant.startswith("gated") or uses_table(plan)
         warm_ups = 1 + (INNER_FOLDS if needs_inner else 0)
+        head_steps, reads = warm_ups * whole, len(view.diffusion.probe_time_steps) + warm_ups
+        if plan.diagnosis.pooling == AUTO:
+            head_steps += INNER_FOLDS * len(CANDIDATES) * short
+        if plan.fusion.variant == AUTO:
+            head_steps, reads = head_steps + INNER_FOLDS * short, reads + 1
         forward = training_work(view, 0, 1).diagnosis / TRAINING_PASSES / self._rate(plan, view).pretrain
-        reads = plan.diagnosis.probe_cases * (len(view.diffusion.probe_time_steps) + warm_ups)
-        return warm_ups * plan.diagnosis.head_steps * self._head_steps[key] + reads * forward
+        return head_steps * self._head_steps[key] + plan.diagnosis.probe_cases * reads * forward
 
 
 def head_step_seconds(plan: Plan, view: ViewPlan, device: torch.device) -> float:
     """Seconds of one step of the head's warm-up, on features of noise."""
-    choice = FeatureChoice(view.diffusion.probe_time_steps[0], usual_blocks(view))
+    choice = FeatureChoice(view.diffusion.probe_time_steps[0], usual_blocks(view), first_pooling(plan.diagnosis))
     network = place(build_diagnosis(plan, view.view, choice), device)
     blocks, shapes = blocks_of(view.network), block_shapes(view.network, view.patch_zyx)
     features = {
@@ -126,7 +134,7 @@ def head_step_seconds(plan: Plan, view: ViewPlan, device: torch.device) -> float
     seconds = []
     for _ in range(WARM_UPS + STEPS):
         started = time.perf_counter()
-        warm_up_head(network, cached, replace(plan.diagnosis, head_steps=1), 0)
+        warm_up_head(network.head, cached, replace(plan.diagnosis, head_steps=1), 0)
         seconds.append(time.perf_counter() - started)
     return min(seconds[WARM_UPS:])
 

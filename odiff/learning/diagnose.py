@@ -12,8 +12,9 @@ from odiff.data.sliding_window import split_tiles
 from odiff.errors import CheckpointError
 from odiff.learning.features import noised
 from odiff.learning.loading import trained_network
-from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice
+from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, diagnosis_head
 from odiff.network.fusion import FusionNetwork, build_fusion
+from odiff.network.heads import DiagnosisHead
 from odiff.plan import Plan
 from odiff.training.checkpoint import load_weights, read_checkpoint
 from odiff.training.precision import autocast
@@ -21,16 +22,24 @@ from odiff.training.precision import autocast
 
 def stored_choice(config: dict[str, Any]) -> FeatureChoice:
     """The feature choice in a config or checkpoint description."""
-    return FeatureChoice(config["features"]["time_step"], tuple(config["features"]["blocks"]))
+    features = config["features"]
+    return FeatureChoice(features["time_step"], tuple(features["blocks"]), features.get("pooling", "attention"))
 
 
 def build_diagnosis(plan: Plan, view: str, choice: FeatureChoice, dropout: float = 0.0) -> DiagnosisNetwork:
     """The network of a view that reads the features of `choice`, with random weights."""
     view_plan = plan.views[view]
     return DiagnosisNetwork(
-        view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), choice, dropout, plan.diagnosis.pooling,
-        plan.diagnosis.registered, plan.diagnosis.batch_size,
+        view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), choice, dropout, plan.diagnosis.registered,
+        plan.diagnosis.batch_size,
     )  # fmt: skip
+
+
+def build_head(plan: Plan, view: str, choice: FeatureChoice, dropout: float, device: torch.device) -> DiagnosisHead:
+    """The head alone of the network that `build_diagnosis` gives."""
+    view_plan = plan.views[view]
+    made = diagnosis_head(view_plan.network, view_plan.patch_zyx, len(plan.diagnoses), choice, dropout)
+    return made.to(device)
 
 
 def load_diagnosis(path: Path, plan: Plan, view: str, device: torch.device) -> DiagnosisNetwork:
@@ -77,7 +86,7 @@ def load_fusion(path: Path, labels: int, networks: Mapping[str, DiagnosisNetwork
     missing = [view for view in checkpoint.meta["fused_views"] if view not in networks]
     if missing:
         raise CheckpointError(f"{path}: was trained with the view {missing[0]}, whose diagnosis model is missing")
-    fused = {view: networks[view] for view in checkpoint.meta["fused_views"]}
+    fused = {view: networks[view].head for view in checkpoint.meta["fused_views"]}
     network = build_fusion(checkpoint.meta["variant"], fused, labels)
     load_weights(network, checkpoint.part("weights."), str(path))
     return network.eval()

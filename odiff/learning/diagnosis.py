@@ -1,6 +1,7 @@
 """Diagnosis of one view: the backbone fine-tuned under attention pooling, unknown labels masked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +11,31 @@ from torch import Tensor, nn
 
 from odiff.data.batches import BatchSource, DiagnosisBatches, DiagnosisItem, whole_view
 from odiff.data.index import PreparedCase
+from odiff.learning.clear_choice import AUTO
 from odiff.learning.context import Context
-from odiff.learning.diagnose import build_diagnosis, embed_volume, load_diagnosis, stored_choice
+from odiff.learning.diagnose import build_diagnosis, build_head, embed_volume, load_diagnosis, stored_choice
 from odiff.learning.diagnosis_data import items_of, prior_logits, targets_of
 from odiff.learning.diagnosis_scores import masked_bce, write_scores
 from odiff.learning.features import noised, step_noise
+from odiff.learning.inner_folds import fit_head
+from odiff.learning.pooling_choice import choose_pooling, first_pooling
 from odiff.learning.probe_grid import probed_choice
 from odiff.learning.probes import ProbeResult, choose_features, usual_blocks
 from odiff.learning.run import RunSettings, describe_run, open_run
-from odiff.learning.screening import point_head
 from odiff.learning.segmentation import fine_tuning_loop, fine_tuning_rates, parameter_groups
 from odiff.learning.subsets import LabelShare
 from odiff.learning.transfer import load_backbone, log_transfer, with_head
-from odiff.learning.warm_up import cache_features, fit_norms, fit_template, warm_up_head
+from odiff.learning.warm_up import CachedFeatures, cache_features, fit_template
 from odiff.metrics.classification import macro_score
 from odiff.network.backbone import Backbone, build_backbone
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
-from odiff.plan import Plan, to_plain
+from odiff.network.heads import DiagnosisHead
+from odiff.plan import DiagnosisRecipe, Plan, to_plain
 from odiff.training.loop import TrainingState, Validate, start_state, train
 from odiff.training.run_folder import RunFolder
 
 DiagnosisBatch = tuple[Tensor, Tensor, Tensor]
+POINTED = "attention"
 
 
 def train_diagnosis(
@@ -58,20 +63,24 @@ def train_diagnosis(
     taken = load_backbone(backbone, pretrained, view_plan) if pretrained else None
     meta = describe_run(plan, view, "diagnosis", fold, settings)
     meta |= {"pretrained": str(pretrained) if pretrained else None, **to_plain(share)}
-    run = open_run(folder, meta, settings, keep=("features", "features_from", "probes"))
+    run = open_run(folder, meta, settings, keep=("features", "features_from", "probes", "pooling_scores"))
     probes = _where_to_read(context, view, fold, training, backbone, pretrained, run, settings, share)
     network = build_diagnosis(plan, view, probes.choice, recipe.dropout)
+    network.backbone.load_state_dict(backbone.state_dict())
+    network.to(settings.device)
+    cached = None if run.checkpoint("latest").exists() else _cached(network, context, view, items, settings)
+    scores = run.read_config().get("pooling_scores")
+    if scores is None and cached and recipe.pooling == AUTO and pretrained:
+        patients = [case.patient for case in training if case.of_view(view)][: len(cached.targets)]
+        scores = _choose_pooling(network, cached, patients, plan, view, settings)
     transfer = with_head(taken, network) if taken else None
     meta |= {
-        "features": {"time_step": probes.choice.time_step, "blocks": list(probes.choice.blocks)},
-        "features_from": probes.source,
-        "probes": probes.scores,
-        "transfer": to_plain(transfer),
-    }
+        "features": to_plain(network.choice), "features_from": probes.source, "probes": probes.scores,
+        "pooling_scores": scores or {}, "transfer": to_plain(transfer),
+    }  # fmt: skip
     run.write_config(meta)
     log_transfer(transfer, f"{view} diagnosis fold {fold}")
-    network.backbone.load_state_dict(backbone.state_dict())
-    _start_head(network, context, view, items, settings, is_resumed=run.checkpoint("latest").exists())
+    _start_head(network, items, cached, recipe, settings.seed)
     loop = fine_tuning_loop(recipe, settings, accumulate=1)
     groups = {name: [p for p in members if p.requires_grad] for name, members in parameter_groups(network).items()}
     state = start_state(network, groups, loop)
@@ -97,25 +106,39 @@ def _network(module: nn.Module) -> DiagnosisNetwork:
     return module
 
 
-def _start_head(
-    network: DiagnosisNetwork, context: Context, view: str, items: Sequence[DiagnosisItem], settings: RunSettings,
-    is_resumed: bool,
-) -> None:  # fmt: skip
-    """Prevalences, the template, the channels' norm, then the warm-up on cached features, unless a checkpoint follows.
+def _cached(
+    network: DiagnosisNetwork, context: Context, view: str, items: Sequence[DiagnosisItem], settings: RunSettings
+) -> CachedFeatures | None:
+    """The template, and features for the warm-up of the head; None where the recipe has no warm-up."""
+    recipe, view_plan, prepared = context.plan.diagnosis, context.plan.views[view], context.prepared(view)
+    fit_template(network, prepared, items, view_plan)
+    if not recipe.head_steps and network.choice.pooling != POINTED:
+        return None
+    return cache_features(network, prepared, items, view_plan, settings.device)
 
-    What is not read gets no gradient.
-    """
-    recipe = context.plan.diagnosis
+
+def _choose_pooling(
+    network: DiagnosisNetwork, cached: CachedFeatures, patients: Sequence[str], plan: Plan, view: str, settings: RunSettings
+) -> dict[str, float]:  # fmt: skip
+    """Give the network a head of the pooling that does best; the figures that decided."""
+
+    def build(pooling: str) -> DiagnosisHead:
+        return build_head(plan, view, replace(network.choice, pooling=pooling), plan.diagnosis.dropout, settings.device)
+
+    chosen, scores = choose_pooling(build, cached, patients, plan.diagnosis, settings.seed)
+    if chosen != network.choice.pooling:
+        network.choice, network.head = replace(network.choice, pooling=chosen), build(chosen)
+    return scores
+
+
+def _start_head(
+    network: DiagnosisNetwork, items: Sequence[DiagnosisItem], cached: CachedFeatures | None, recipe: DiagnosisRecipe, seed: int
+) -> None:  # fmt: skip
+    """Prevalences and the warm-up on cached features, unless a checkpoint follows. What is not read gets no gradient."""
     with torch.no_grad():
-        network.head.bias.copy_(prior_logits(items))
-    network.to(settings.device)
-    if not is_resumed:
-        fit_template(network, context.prepared(view), items, context.plan.views[view])
-    if not is_resumed and (recipe.head_steps or recipe.pooling == "attention"):
-        cached = cache_features(network, context.prepared(view), items, context.plan.views[view], settings.device)
-        fit_norms(network.head, cached)
-        point_head(network.head, cached)
-        warm_up_head(network, cached, recipe, settings.seed)
+        network.head.bias.copy_(prior_logits(torch.tensor([item.targets for item in items])))
+    if cached:
+        fit_head(network.head, cached, recipe, seed)
     unused = unused_backbone(network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith(unused))
@@ -126,13 +149,12 @@ def _where_to_read(
     run: RunFolder, settings: RunSettings, share: LabelShare,
 ) -> ProbeResult:  # fmt: skip
     """Blocks and time step: those of the run that is resumed, of the fold's ``--task probe``, or probed for now."""
-    return (
-        _stored_probes(run)
-        or probed_choice(context, view, fold, pretrained, settings, share.label_fraction)
-        or _probe(
-            context, view, items_of(training, view, context.plan.diagnoses), training, backbone, pretrained, settings
-        )
+    if stored := _stored_probes(run):
+        return stored
+    found = probed_choice(context, view, fold, pretrained, settings, share.label_fraction) or _probe(
+        context, view, items_of(training, view, context.plan.diagnoses), training, backbone, pretrained, settings
     )
+    return replace(found, choice=replace(found.choice, pooling=first_pooling(context.plan.diagnosis)))
 
 
 def _stored_probes(run: RunFolder) -> ProbeResult | None:

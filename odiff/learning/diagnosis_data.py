@@ -23,9 +23,8 @@ def targets_of(case: PreparedCase, diagnoses: Sequence[str]) -> tuple[float, ...
     return tuple(float("nan") if (value := case.diagnoses.get(name)) is None else float(value) for name in diagnoses)
 
 
-def prior_logits(items: Sequence[DiagnosisItem]) -> Tensor:
-    """Log odds of each label's prevalence among the known, held within 2 % and 98 %."""
-    targets = torch.tensor([item.targets for item in items])
+def prior_logits(targets: Tensor) -> Tensor:
+    """Log odds of each label's prevalence among the known of `targets` (cases, labels), held within 2 % and 98 %."""
     known = ~torch.isnan(targets)
     share = (torch.nan_to_num(targets).sum(dim=0) + 1) / (known.sum(dim=0) + 2)
     return torch.logit(share.clamp(0.02, 0.98))

@@ -1,57 +1,37 @@
 """The fused view: the trained views of a fold, joined for diagnosis."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from odiff.data.batches import whole_view
 from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
+from odiff.learning.clear_choice import AUTO
 from odiff.learning.code_diagnosis import prepared_rows, train_code_diagnosis
 from odiff.learning.code_model import CODE, load_code_diagnosis
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import embed_volume, load_diagnosis, load_fusion
-from odiff.learning.diagnosis_scores import masked_bce, truth_of, write_scores
+from odiff.learning.diagnosis_scores import truth_of, write_scores
+from odiff.learning.fusion_batches import EmbeddedCases, FusionBatch, FusionBatches, fusion_loss
+from odiff.learning.fusion_choice import choose_variant
 from odiff.learning.gates import add_gates, gate_table
 from odiff.learning.inner_logits import inner_logits
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.subsets import LabelShare
 from odiff.network.diagnosis import DiagnosisNetwork
-from odiff.network.fusion import GatedFusion, build_fusion
+from odiff.network.fusion import FusionNetwork, GatedFusion, build_fusion
 from odiff.plan import to_plain
 from odiff.training.loop import LoopSettings, start_state, train
 from odiff.training.optimiser import cosine_rate
 from odiff.training.run_folder import RunFolder
 
-VIEW_DROPOUT = 0.2
-
-
-@dataclass(frozen=True)
-class EmbeddedCases:
-    """Embeddings by view (cases, labels, width), zero where missing, and which views are there (cases, views)."""
-
-    embedded: dict[str, Tensor]
-    present: Tensor
-
-
-class FusionBatches(Dataset):
-    """All training cases at once, some of their views dropped: (embedded, present, targets)."""
-
-    def __init__(self, cases: EmbeddedCases, targets: Tensor, seed: int) -> None:
-        self.cases, self.targets, self.seed = cases, targets, seed
-
-    def __getitem__(self, number: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The batch of that number."""
-        rng = np.random.default_rng([self.seed, 4, number])
-        kept = self.cases.present & torch.from_numpy(rng.random(self.cases.present.shape) >= VIEW_DROPOUT)
-        kept = torch.where(kept.any(dim=1, keepdim=True), kept, self.cases.present)
-        return self.cases.embedded, kept, self.targets
+log = logging.getLogger(__name__)
+CHOSEN = ("variant", "variant_scores")
 
 
 def view_networks(context: Context, fold: str, settings: RunSettings) -> dict[str, DiagnosisNetwork]:
@@ -126,14 +106,17 @@ def train_fusion(
     plan, recipe = context.plan, context.plan.fusion
     networks = view_networks(context, fold, settings)
     meta = describe_run(plan, FUSED, "diagnosis", fold, settings)
-    meta |= {**to_plain(share), "fused_views": list(networks), "variant": recipe.variant}
-    run = open_run(folder, meta, settings, keep=("code_from", "code_shares"))
+    meta |= {**to_plain(share), "fused_views": list(networks)}
+    run = open_run(folder, meta, settings, keep=("code_from", "code_shares", *CHOSEN))
+    kept = with_views(context, networks, training)
+    meta |= _chosen_variant(context, fold, networks, kept, run, settings)
+    run.write_config(run.read_config() | meta)
     torch.manual_seed(settings.seed)
-    network = build_fusion(recipe.variant, networks, len(plan.diagnoses))
-    network.heads.start_from({view: one.cpu() for view, one in networks.items()})
+    heads = {view: one.cpu().head for view, one in networks.items()}
+    network = build_fusion(meta["variant"], heads, len(plan.diagnoses))
+    network.heads.start_from(heads)
     is_gated = isinstance(network, GatedFusion)
     network.heads.requires_grad_(not is_gated)
-    kept = with_views(context, networks, training)
     if not run.is_trained():
         run.checkpoint(CODE).unlink(missing_ok=True)
         shares = train_code_diagnosis(context, run, code, networks, kept, meta) if code else {}
@@ -149,17 +132,29 @@ def train_fusion(
     state = start_state(network, {"fusion": learnt}, loop)
     targets = torch.from_numpy(truth_of(kept, plan.diagnoses)).float()
 
-    def loss(network: nn.Module, batch: tuple[dict[str, Tensor], Tensor, Tensor], number: int) -> Tensor:
-        rows, present, truth = batch
-        if isinstance(network, GatedFusion):
-            return masked_bce(network.mix(torch.stack(list(rows.values()), dim=2), present), truth)
-        return masked_bce(network(rows, present), truth)
+    def loss(network: nn.Module, batch: FusionBatch, number: int) -> Tensor:
+        return fusion_loss(cast(FusionNetwork, network), batch)
 
     def rates(step: int) -> dict[str, float]:
         return {"fusion": cosine_rate(step, recipe.steps, 1, recipe.learning_rate)}
 
     train(state, loop, run, FusionBatches(cases, targets, settings.seed), loss, rates, meta, title=f"fused fold {fold}")
     return run
+
+
+def _chosen_variant(
+    context: Context, fold: str, networks: Mapping[str, DiagnosisNetwork], cases: Sequence[PreparedCase], run: RunFolder,
+    settings: RunSettings,
+) -> dict[str, Any]:  # fmt: skip
+    """The plan's fusion; where the plan leaves it open, the run's own or what is measured now, with the figures that decided."""
+    recipe, stored = context.plan.fusion, run.read_config()
+    if recipe.variant != AUTO:
+        return {"variant": recipe.variant, "variant_scores": {}}
+    if all(key in stored for key in CHOSEN):
+        return {key: stored[key] for key in CHOSEN}
+    variant, scores = choose_variant(context, fold, networks, cases, settings)
+    log.info("fused fold %s: %s joins the views; macro AUROC over inner folds: %s", fold, variant, scores or "none")
+    return dict(zip(CHOSEN, (variant, scores), strict=True))
 
 
 def validate_fusion(

@@ -5,23 +5,21 @@ from the pretrained network, which knows no label, and a head is trained anew fo
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from odiff.data.index import PreparedCase
 from odiff.learning.context import Context
-from odiff.learning.diagnose import build_diagnosis
-from odiff.learning.diagnosis_data import items_of, prior_logits
+from odiff.learning.diagnose import build_diagnosis, build_head
+from odiff.learning.diagnosis_data import items_of
+from odiff.learning.inner_folds import out_of_fold_logits
 from odiff.learning.run import RunSettings
-from odiff.learning.screening import point_head
 from odiff.learning.transfer import load_backbone
-from odiff.learning.warm_up import CachedFeatures, cache_features, fit_norms, fit_template, head_logits, warm_up_head
+from odiff.learning.warm_up import CachedFeatures, cache_features, fit_template
 from odiff.network.diagnosis import FeatureChoice
-
-INNER_FOLDS = 3
 
 
 def inner_logits(
@@ -45,35 +43,24 @@ def inner_logits(
     present[has_view] = True
     seen = [cases[number] for number in has_view]
     patients = [case.patient for case in seen]
-    folds = min(INNER_FOLDS, len(set(patients)))
-    if folds < 2:
-        return found, present
-    torch.manual_seed(settings.seed)
-    network = build_diagnosis(plan, view, choice, plan.diagnosis.dropout)
-    if pretrained:
-        load_backbone(network.backbone, Path(pretrained), plan.views[view])
-    network.to(settings.device)
-    items = items_of(seen, view, plan.diagnoses)
-    fit_template(network, context.prepared(view), items, plan.views[view])
-    cached = cache_features(network, context.prepared(view), items, plan.views[view], settings.device, most=len(items))
-    for fold, (train, held_out) in enumerate(GroupKFold(folds).split(seen, groups=patients)):
-        torch.manual_seed(settings.seed + fold)
-        network.head = build_diagnosis(plan, view, choice, plan.diagnosis.dropout).head.to(settings.device)
-        with torch.no_grad():
-            network.head.bias.copy_(prior_logits([items[number] for number in train]))
-        learnt = subset(cached, train.tolist())
-        fit_norms(network.head, learnt)
-        point_head(network.head, learnt)
-        warm_up_head(network, learnt, plan.diagnosis, settings.seed)
-        rows = head_logits(network.head, subset(cached, held_out.tolist()))
-        found[[has_view[number] for number in held_out]] = rows.cpu()
+    if len(set(patients)) > 1:
+        cached = pretrained_features(context, view, choice, pretrained, seen, settings)
+        build = partial(build_head, plan, view, choice, plan.diagnosis.dropout, settings.device)
+        found[has_view] = out_of_fold_logits(build, cached, patients, plan.diagnosis, settings.seed)
     return found, present
 
 
-def subset(cached: CachedFeatures, cases: Sequence[int]) -> CachedFeatures:
-    """The cached features of some cases, renumbered in their order."""
-    place = {case: number for number, case in enumerate(cases)}
-    tiles = [number for number, case in enumerate(cached.owner.tolist()) if case in place]
-    owner = torch.tensor([place[int(cached.owner[tile])] for tile in tiles])
-    blocks = {name: rows[tiles] for name, rows in cached.blocks.items()}
-    return CachedFeatures(blocks, owner, cached.targets[list(cases)])
+def pretrained_features(
+    context: Context, view: str, choice: FeatureChoice, pretrained: str | None, cases: Sequence[PreparedCase],
+    settings: RunSettings,
+) -> CachedFeatures:  # fmt: skip
+    """Features of the cases, which all have the view, from the network that the view's own was fine-tuned from."""
+    plan = context.plan
+    torch.manual_seed(settings.seed)
+    network = build_diagnosis(plan, view, choice)
+    if pretrained:
+        load_backbone(network.backbone, Path(pretrained), plan.views[view])
+    network.to(settings.device)
+    items, prepared = items_of(cases, view, plan.diagnoses), context.prepared(view)
+    fit_template(network, prepared, items, plan.views[view])
+    return cache_features(network, prepared, items, plan.views[view], settings.device, most=len(items))

@@ -16,7 +16,8 @@ from odiff.learning.code_model import CODE, load_code_diagnosis
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import load_fusion
 from odiff.learning.diagnosis_scores import read_logits, scores_but, truth_of, write_scores
-from odiff.learning.fusion import EmbeddedCases, inner_cases, view_networks, with_views
+from odiff.learning.fusion import inner_cases, view_networks, with_views
+from odiff.learning.fusion_batches import EmbeddedCases
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.subsets import LabelShare
 from odiff.learning.tabular import learn_tabular

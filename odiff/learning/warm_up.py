@@ -78,9 +78,9 @@ def fit_norms(head: DiagnosisHead, cached: CachedFeatures) -> None:
             pool.channel_norm.fit(cached.blocks[name])
 
 
-def warm_up_head(network: DiagnosisNetwork, cached: CachedFeatures, recipe: DiagnosisRecipe, seed: int) -> None:
-    """Train ``network.head`` for `recipe.head_steps` on cached features, shifted by up to one cell at random."""
-    head, device = network.head, next(network.parameters()).device
+def warm_up_head(head: DiagnosisHead, cached: CachedFeatures, recipe: DiagnosisRecipe, seed: int) -> None:
+    """Train a head for `recipe.head_steps` on cached features, shifted by up to one cell at random."""
+    device = head.weight.device
     optimiser = torch.optim.AdamW(head.parameters(), lr=recipe.head_rate, weight_decay=recipe.weight_decay)
     head.train()
     for step in range(recipe.head_steps):
@@ -101,13 +101,18 @@ def warm_up_head(network: DiagnosisNetwork, cached: CachedFeatures, recipe: Diag
 
 
 @torch.no_grad()
-def head_logits(head: DiagnosisHead, cached: CachedFeatures) -> Tensor:
-    """Logits (cases, labels) of cached cases."""
+def head_embeddings(head: DiagnosisHead, cached: CachedFeatures) -> Tensor:
+    """Embeddings (cases, labels, width) of cached cases, the mean over each case's tiles."""
     head.eval()
-    device = head.weight.device
     rows = []
     for case in range(len(cached.targets)):
         tiles = (cached.owner == case).nonzero()[:, 0]
-        embedded = head.embed({name: one[tiles].float().to(device) for name, one in cached.blocks.items()})
-        rows.append(head.classify(embedded.mean(dim=0)[None])[0])
+        blocks = {name: one[tiles].float().to(head.weight.device) for name, one in cached.blocks.items()}
+        rows.append(head.embed(blocks).mean(dim=0))
     return torch.stack(rows)
+
+
+@torch.no_grad()
+def head_logits(head: DiagnosisHead, cached: CachedFeatures) -> Tensor:
+    """Logits (cases, labels) of cached cases."""
+    return head.classify(head_embeddings(head, cached))

@@ -14,10 +14,20 @@ from odiff.plan.schema import NetworkPlan, Triple
 
 @dataclass(frozen=True)
 class FeatureChoice:
-    """Where features are read: at one diffusion time step, from some blocks; what the probes choose."""
+    """Where features are read, at one diffusion time step, from some blocks, and how a head pools them: what is chosen in each fold."""
 
     time_step: int
     blocks: tuple[str, ...]
+    pooling: str = "attention"
+
+
+def diagnosis_head(
+    plan: NetworkPlan, patch_zyx: Triple, labels: int, choice: FeatureChoice, dropout: float
+) -> DiagnosisHead:  # fmt: skip
+    """A head with random weights over the features of `choice`."""
+    blocks, shapes = blocks_of(plan), block_shapes(plan, patch_zyx)
+    read = {name: (blocks[name].channels, shapes[name]) for name in choice.blocks}
+    return DiagnosisHead(read, labels, dropout, choice.pooling)
 
 
 class DiagnosisNetwork(nn.Module):
@@ -25,16 +35,13 @@ class DiagnosisNetwork(nn.Module):
 
     def __init__(
         self, plan: NetworkPlan, patch_zyx: Triple, labels: int, choice: FeatureChoice, dropout: float,
-        pooling: str = "attention", is_registered: bool = False, tiles_at_once: int = 4,
+        is_registered: bool = False, tiles_at_once: int = 4,
     ) -> None:  # fmt: skip
         super().__init__()
         self.choice, self.tiles_at_once = choice, tiles_at_once
         self.backbone = build_backbone(plan)
-        blocks, shapes = blocks_of(plan), block_shapes(plan, patch_zyx)
-        self.head = DiagnosisHead(
-            {name: (blocks[name].channels, shapes[name]) for name in choice.blocks}, labels, dropout, pooling
-        )
-        self.last = max(choice.blocks, key=list(blocks).index)
+        self.head = diagnosis_head(plan, patch_zyx, labels, choice, dropout)
+        self.last = max(choice.blocks, key=list(blocks_of(plan)).index)
         self.registration = Registration(patch_zyx) if is_registered else None
 
     def placed(self, tiles: Tensor, owner: Tensor) -> Tensor:

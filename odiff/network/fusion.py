@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from odiff.network.diagnosis import DiagnosisNetwork
+from odiff.network.heads import DiagnosisHead
 
 Widths = Mapping[str, int]
 WIDTH, HEADS = 64, 4
@@ -25,11 +25,11 @@ class ViewHeads(nn.Module):
         self.biases = nn.ParameterDict({view: nn.Parameter(torch.zeros(labels)) for view in widths})
 
     @torch.no_grad()
-    def start_from(self, networks: Mapping[str, DiagnosisNetwork]) -> None:
+    def start_from(self, heads: Mapping[str, DiagnosisHead]) -> None:
         """Take over each view's own head."""
         for view in self.views:
-            self.weights[view].copy_(networks[view].head.weight)
-            self.biases[view].copy_(networks[view].head.bias)
+            self.weights[view].copy_(heads[view].weight)
+            self.biases[view].copy_(heads[view].bias)
 
     def forward(self, embedded: Mapping[str, Tensor]) -> Tensor:
         """Embeddings by view (b, labels, width) -> logits of each view (b, labels, views)."""
@@ -162,6 +162,6 @@ FUSIONS: dict[str, Callable[[Widths, int], FusionNetwork]] = {
 }
 
 
-def build_fusion(variant: str, networks: Mapping[str, DiagnosisNetwork], labels: int) -> FusionNetwork:
-    """The fusion called `variant` over the embeddings of these views."""
-    return FUSIONS[variant]({view: one.head.weight.shape[1] for view, one in networks.items()}, labels)
+def build_fusion(variant: str, heads: Mapping[str, DiagnosisHead], labels: int) -> FusionNetwork:
+    """The fusion called `variant` over the embeddings that the heads of these views give."""
+    return FUSIONS[variant]({view: head.weight.shape[1] for view, head in heads.items()}, labels)

@@ -9,14 +9,14 @@ SCHEDULES = ("cosine", "linear")
 PREDICTIONS = ("x0", "epsilon", "v")
 WEIGHTINGS = ("min_snr", "uniform")
 NORMALISATIONS = ("percentile", "zscore", "minmax")
-FUSIONS = ("concat", "linear_concat", "linear_add", "cross_attention", "gated", "gated_stacked")
+FUSIONS = ("concat", "linear_concat", "linear_add", "cross_attention", "gated", "gated_stacked", "auto")
 GRIDS = ("canonical", "paper")
 ARCHITECTURES = ("unet", "paper", "unet3d", "unetr", "resnet18")
 RATES = ("cosine", "constant")
 HEADS = ("decoder", "transposed")
 CLASS_WEIGHTINGS = ("inverse_sqrt", "none")
 COLUMNS = ("continuous", "categorical")
-POOLINGS = ("attention", "selfattn", "local", "none")
+POOLINGS = ("attention", "selfattn", "local", "none", "auto")
 
 
 def check_plan(plan: Plan, where: str) -> None:

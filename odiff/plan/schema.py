@@ -151,8 +151,8 @@ class SegmentationRecipe:
 class DiagnosisRecipe:
     """The head learns `head_steps` on cached features at `head_rate`, then everything is fine-tuned for `steps`.
 
-    Blocks and time steps come from the probes; `pooling` is one of `odiff.plan.bounds.POOLINGS`. Where `registered`, volumes
-    are moved onto the mean of the training cases first.
+    Blocks and time steps come from the probes; `pooling` is one of `odiff.plan.bounds.POOLINGS`, ``auto`` chooses it in each fold.
+    Where `registered`, volumes are moved onto the mean of the training cases first.
     """
 
     steps: int
@@ -178,6 +178,8 @@ class DiagnosisRecipe:
 @dataclass(frozen=True)
 class FusionRecipe:
     """How the views of a case are joined, and, where `tabular`, the columns of the case table that the dataset declares.
+
+    `variant` is one of `odiff.plan.bounds.FUSIONS`; ``auto`` chooses it in each fold.
 
     The diagnosis from the views' shared code counts as much as that of networks which learnt a label from `code_cases` cases of its
     rarer kind, and less than that of networks which learnt it from more; 0 learns no such code.

@@ -88,7 +88,8 @@ def test_the_grid_is_a_table_a_picture_and_a_choice_that_diagnosis_takes(root, s
     (folder / "config.json").write_text(json.dumps(config))
     run(root, "diagnosis")
     taken = config_of(root, "diagnosis")
-    assert (taken["features"], taken["features_from"]) == (config["features"], "probe/fold_0")
+    assert taken["features"] == config["features"] | {"pooling": "attention"}
+    assert taken["features_from"] == "probe/fold_0"
     assert taken["probes"]["t=150 decoder_0"] == table.loc["decoder_0", "t=150"]
 
 

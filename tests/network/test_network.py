@@ -121,8 +121,9 @@ def test_fusion_starts_as_the_mean_of_the_views_that_a_case_has(variant):
     networks = {
         view: DiagnosisNetwork(PLAN, PATCH, 2, FeatureChoice(1, ("mid",)), 0.0) for view in ("sagittal", "axial")
     }
-    fusion = build_fusion(variant, networks, 2)
-    fusion.heads.start_from(networks)
+    heads = {view: network.head for view, network in networks.items()}
+    fusion = build_fusion(variant, heads, 2)
+    fusion.heads.start_from(heads)
     embedded = {view: torch.randn(2, *one.head.weight.shape) for view, one in networks.items()}
     own = {view: networks[view].head.classify(embedded[view]) for view in networks}
     found = fusion(embedded, torch.tensor([[True, True], [False, True]]))

@@ -111,7 +111,7 @@ def test_axes_shrink_to_about_32_cells():
 
 def test_only_tiles_that_are_a_whole_case_are_moved():
     plan = NetworkPlan((1, 2, 2), (8, 16), ((1, 1, 1), (1, 2, 2)), ((3, 3, 3), (3, 3, 3)), 1, 16)
-    network = DiagnosisNetwork(plan, SHAPE, 2, FeatureChoice(10, ("mid",)), 0.0, "attention", True)
+    network = DiagnosisNetwork(plan, SHAPE, 2, FeatureChoice(10, ("mid",)), 0.0, True)
     assert network.registration is not None
     volume = joint()
     network.registration.fit(outlines(volume))

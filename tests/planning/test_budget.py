@@ -30,7 +30,8 @@ from odiff.experiment_planning.throughput import (
     training_rate,
     training_work,
 )
-from odiff.learning.inner_logits import INNER_FOLDS
+from odiff.learning.clear_choice import STEPS as CHOICE_STEPS
+from odiff.learning.inner_folds import INNER_FOLDS
 from odiff.network.unet import UNet
 from odiff.plan import NetworkPlan, Plan
 
@@ -156,7 +157,13 @@ def test_hours_are_work_over_rate_and_each_network_is_measured_once(monkeypatch)
 def test_hours_beside_the_steps_are_probes_and_every_warm_up_of_the_head(monkeypatch):
     monkeypatch.setattr(throughput, "training_rate", lambda *_: TaskFigures(1e9, 2e9, 1e9))
     monkeypatch.setattr(throughput, "head_step_seconds", lambda *_: 0.5)
-    plan = made(PRESET)
+    plan = made(
+        replace(
+            PRESET,
+            diagnosis=replace(PRESET.diagnosis, pooling="attention"),
+            fusion=replace(PRESET.fusion, variant="concat"),
+        )
+    )
     forward = training_work(plan.views["sagittal"], 0, 1).diagnosis / TRAINING_PASSES / 1e9
     cases, steps, head = plan.diagnosis.probe_cases, len(PRESET.diffusion.probe_time_steps), plan.diagnosis.head_steps
     beside = Stopwatch(torch.device("cpu")).hours(plan).beside
@@ -164,6 +171,12 @@ def test_hours_beside_the_steps_are_probes_and_every_warm_up_of_the_head(monkeyp
     gated = replace(plan, fusion=replace(plan.fusion, variant="gated"))
     more = Stopwatch(torch.device("cpu")).hours(gated).beside - beside
     assert more == pytest.approx(INNER_FOLDS * (head * 0.5 + cases * forward) / 3600)
+    open_pooling = replace(plan, diagnosis=replace(plan.diagnosis, pooling="auto"))
+    more = Stopwatch(torch.device("cpu")).hours(open_pooling).beside - beside
+    assert more == pytest.approx(INNER_FOLDS * 3 * CHOICE_STEPS * 0.5 / 3600)
+    open_fusion = replace(plan, fusion=replace(plan.fusion, variant="auto"))
+    more = Stopwatch(torch.device("cpu")).hours(open_fusion).beside - beside
+    assert more == pytest.approx((INNER_FOLDS * CHOICE_STEPS * 0.5 + cases * forward) / 3600)
     assert Stopwatch(torch.device("cpu")).hours(replace(plan, diagnoses=())).beside == 0
 
 

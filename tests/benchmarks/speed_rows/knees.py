@@ -118,8 +118,9 @@ def random_diagnosis(work: Path) -> Path:
         features = {"features": {"time_step": choice.time_step, "blocks": list(choice.blocks)}}
         _save(results.task(view, "diagnosis", "0"), plan, view, "diagnosis", network, features)
         networks[view] = network
-    fusion = build_fusion("concat", networks, len(plan.diagnoses))
-    fusion.heads.start_from(networks)
+    heads = {view: network.head for view, network in networks.items()}
+    fusion = build_fusion("concat", heads, len(plan.diagnoses))
+    fusion.heads.start_from(heads)
     fused = {"fused_views": list(networks), "variant": "concat"}
     _save(results.task("fused", "diagnosis", "0"), plan, "fused", "diagnosis", fusion, fused)
     return results.path
