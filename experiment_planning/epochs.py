@@ -5,7 +5,6 @@ from dataclasses import replace
 from odiff.dataset.splits import FOLDS
 from odiff.experiment_planning.fingerprint import Fingerprint
 from odiff.experiment_planning.presets import Preset
-from odiff.learning.warm_up import BATCH as HEAD_BATCH
 
 
 def with_epochs_as_steps(preset: Preset, fingerprint: Fingerprint) -> Preset:
@@ -13,6 +12,8 @@ def with_epochs_as_steps(preset: Preset, fingerprint: Fingerprint) -> Preset:
     epochs = preset.epochs
     if epochs is None:
         return preset
+    from odiff.learning.warm_up import BATCH as HEAD_BATCH  # imports what training needs
+
     masked = max((view.masked for view in fingerprint.views.values()), default=0)
     diagnosed = max((counts["positive"] + counts["negative"] for counts in fingerprint.diagnoses.values()), default=0)
     return replace(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odiff.learning.probes import default_blocks
+from odiff.learning.usual_blocks import default_blocks
 from odiff.network.backbone import block_names, build_backbone
 from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import NetworkPlan

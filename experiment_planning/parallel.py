@@ -1,6 +1,7 @@
 """Work on many files at once, with a bar, in processes that are there at once."""
 
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+SAFE_PATH = "PYTHONSAFEPATH"
 # Imported once, by the process that workers are forked from: all that verification and preprocessing use.
 PRELOADED = ["odiff.experiment_planning.preprocess", "odiff.experiment_planning.verify_series"]
 
@@ -36,6 +38,7 @@ def run_parallel(
 def _in_pool(
     work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], processes: int, bar: tqdm
 ) -> Iterator[tuple[int, T]]:
+    warm_up()
     with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=_context(), initializer=_one_thread) as pool:
         waiting: dict[Any, int] = {}
         queue: Iterable[int] = iter(range(len(jobs)))
@@ -58,24 +61,37 @@ def _finished(waiting: dict[Any, int], bar: tqdm) -> Iterator[tuple[int, Any]]:
 
 
 def warm_up() -> None:
-    """Start importing for the workers in the background, where they are forked, so that the caller can go on with its own."""
-    if _context().get_start_method() == "forkserver":
-        from multiprocessing import forkserver
+    """Start importing for the workers in the background, where they are forked, so that the caller can go on with its own.
 
+    The server is told not to look into the current folder, where a checkout has a folder `odiff` that is not the installed package.
+    """
+    if _context().get_start_method() != "forkserver":
+        return
+    from multiprocessing import forkserver
+
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
         forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 def _context() -> BaseContext:
     """On Linux workers are forked from a server that did nothing but import; elsewhere each imports for itself.
 
     Importing torch takes longer than a hundred small files. The server has started no threads, so that forking it is safe where
-    forking the caller might not be. A folder `odiff` in the current one, as in a checkout, would be imported by the server in place
-    of the installed package: then the workers import, whose path is the caller's.
+    forking the caller might not be. Before Python 3.11 it cannot be kept from the current folder: beside a folder `odiff` the
+    workers import, whose path is the caller's.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([] if Path("odiff").is_dir() else PRELOADED)
+    is_misled = sys.version_info < (3, 11) and Path("odiff").is_dir()
+    context.set_forkserver_preload([] if is_misled else PRELOADED)
     return context
 
 

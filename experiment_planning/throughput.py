@@ -16,8 +16,8 @@ from odiff.learning.clear_choice import STEPS as STEPS_OF_CHOICE
 from odiff.learning.diagnose import build_diagnosis
 from odiff.learning.inner_folds import INNER_FOLDS
 from odiff.learning.pooling_choice import CANDIDATES, first_pooling
-from odiff.learning.probes import usual_blocks
 from odiff.learning.tabular_stage import uses_table
+from odiff.learning.usual_blocks import usual_blocks
 from odiff.learning.warm_up import BATCH, CachedFeatures, warm_up_head
 from odiff.network.backbone import block_shapes, blocks_of, build_backbone
 from odiff.network.diagnosis import FeatureChoice

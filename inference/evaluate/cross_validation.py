@@ -239,9 +239,10 @@ def as_row(case: PreparedCase) -> CaseRow:
 
 
 def fusion_of(results: ResultsFolder, view: str) -> str | None:
-    """The variant of a fused model, as its configuration names it, and whether it reads the case table; None for a view."""
+    """The variant of a fused model, or those of its folds, and whether it reads the case table; None for a view."""
     folds = single_folds(results, view, "diagnosis") if view == FUSED else []
     if not folds:
         return None
-    variant = results.task(view, "diagnosis", folds[0]).read_config().get("variant")
+    variants = {results.task(view, "diagnosis", fold).read_config()["variant"] for fold in folds}
+    variant = " or ".join(sorted(variants))
     return f"{variant} with the table" if tabular_checkpoints(results, folds) else variant

@@ -1,17 +1,23 @@
 """When one way of diagnosing replaces the usual one: where it is clearly better inside the fold's training cases."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 AUTO = "auto"
-MARGIN = 0.03
+MARGIN = 0.03  # about one standard error of a macro AUROC over `CASES` cases
 CASES = 100
 STEPS = 200
+FEWEST_PATIENTS = 30
+
+
+def can_choose(patients: Sequence[str]) -> bool:
+    """Whether there are patients enough to see a difference that is likely: with fewer only one above .055 counts as clear."""
+    return len(set(patients)) >= FEWEST_PATIENTS
 
 
 def clearly_best(scores: Mapping[str, float], usual: str, cases: int) -> str:
     """The name with the highest macro AUROC, if that is clearly above what `usual` has.
 
-    Clearly is `MARGIN`, about one standard error over 100 cases, and more with fewer: closer scores are noise.
+    Clearly is `MARGIN` at `CASES` cases and more with fewer: closer scores are noise.
     """
     best = max(scores, key=lambda name: scores[name], default=usual)
     margin = MARGIN * (CASES / max(1, cases)) ** 0.5

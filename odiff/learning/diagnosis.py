@@ -20,11 +20,12 @@ from odiff.learning.features import noised, step_noise
 from odiff.learning.inner_folds import fit_head
 from odiff.learning.pooling_choice import choose_pooling, first_pooling
 from odiff.learning.probe_grid import probed_choice
-from odiff.learning.probes import ProbeResult, choose_features, usual_blocks
+from odiff.learning.probes import ProbeResult, choose_features
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.segmentation import fine_tuning_loop, fine_tuning_rates, parameter_groups
 from odiff.learning.subsets import LabelShare
 from odiff.learning.transfer import load_backbone, log_transfer, with_head
+from odiff.learning.usual_blocks import usual_blocks
 from odiff.learning.warm_up import CachedFeatures, cache_features, fit_template
 from odiff.metrics.classification import macro_score
 from odiff.network.backbone import Backbone, build_backbone

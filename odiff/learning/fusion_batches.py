@@ -47,10 +47,10 @@ class FusionBatches(Dataset):
 def fusion_loss(network: FusionNetwork, batch: FusionBatch) -> Tensor:
     """Masked cross-entropy of what the fusion says."""
     rows, present, truth = batch
-    return masked_bce(fused_logits(network, EmbeddedCases(rows, present)), truth)
+    return masked_bce(logits_of(network, EmbeddedCases(rows, present)), truth)
 
 
-def fused_logits(network: FusionNetwork, cases: EmbeddedCases) -> Tensor:
+def logits_of(network: FusionNetwork, cases: EmbeddedCases) -> Tensor:
     """Logits (cases, labels) from embeddings, or, by a gate, from the views' logits."""
     if isinstance(network, GatedFusion):
         return network.mix(torch.stack(list(cases.embedded.values()), dim=2), cases.present)

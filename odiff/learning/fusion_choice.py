@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from odiff.data.index import PreparedCase
-from odiff.learning.clear_choice import STEPS, clearly_best
+from odiff.learning.clear_choice import STEPS, can_choose, clearly_best
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import build_head
 from odiff.learning.diagnosis_scores import truth_of
-from odiff.learning.fusion_batches import EmbeddedCases, FusionBatches, fused_logits, fusion_loss
+from odiff.learning.fusion_batches import EmbeddedCases, FusionBatches, fusion_loss, logits_of
 from odiff.learning.inner_folds import fit_head, inner_folds, subset
 from odiff.learning.inner_logits import pretrained_features
-from odiff.learning.probes import has_patients_enough
 from odiff.learning.run import RunSettings
 from odiff.learning.warm_up import head_embeddings
 from odiff.metrics.classification import macro_score
@@ -47,7 +46,7 @@ def choose_variant(
     """
     found = {view: context.results.task(view, "diagnosis", fold).read_config()["pretrained"] for view in networks}
     starts = {view: str(start) for view, start in found.items() if start}
-    if len(starts) < len(networks) or not has_patients_enough([case.patient for case in cases]):
+    if len(starts) < len(networks) or not can_choose([case.patient for case in cases]):
         return USUAL, {}
     folds = fitted_folds(context, networks, starts, cases, settings)
     truth = truth_of(cases, context.plan.diagnoses)
@@ -111,7 +110,7 @@ def held_out_logits(
         cases = EmbeddedCases(unseen, fold.cases.present) if is_gated else fold.cases
         fit_fusion(network, cases.of(fold.train), targets[fold.train], recipe, seed)
         with torch.no_grad():
-            found[fold.held_out] = fused_logits(network, cases.of(fold.held_out))
+            found[fold.held_out] = logits_of(network, cases.of(fold.held_out))
     return found
 
 

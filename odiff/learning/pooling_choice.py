@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from odiff.learning.clear_choice import AUTO, STEPS, clearly_best
+from odiff.learning.clear_choice import AUTO, STEPS, can_choose, clearly_best
 from odiff.learning.inner_folds import out_of_fold_logits
-from odiff.learning.probes import has_patients_enough
 from odiff.learning.warm_up import CachedFeatures
 from odiff.metrics.classification import macro_score
 from odiff.network.heads import DiagnosisHead
@@ -32,7 +31,7 @@ def choose_pooling(
     cached : features of the pretrained network, which knows no label.
     """
     scores: dict[str, float] = {}
-    if has_patients_enough(patients):
+    if can_choose(patients):
         short = replace(recipe, head_steps=min(STEPS, recipe.head_steps))
         for kind in CANDIDATES:
             logits = out_of_fold_logits(partial(build, kind), cached, patients, short, seed)

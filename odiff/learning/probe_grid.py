@@ -98,12 +98,13 @@ def probe_fold(
 
 
 def plan_of_grid(context: Context, view: str) -> ViewPlan:
-    """The plan of the view with the time steps of the grid: the plan's where this call sets them, else `TIME_STEPS`."""
+    """The plan of the view with the time steps of the grid: those that this call sets, else `TIME_STEPS` and the plan's own."""
     plan = context.plan.views[view]
     field = f"views.{view}.diffusion.probe_time_steps"
     if any(override.partition("=")[0].strip() == field for override in context.overrides):
         return plan
-    steps = tuple(step for step in TIME_STEPS if step < plan.diffusion.time_steps)
+    known = {*TIME_STEPS, *plan.diffusion.probe_time_steps}
+    steps = tuple(sorted(step for step in known if step < plan.diffusion.time_steps))
     return replace(plan, diffusion=replace(plan.diffusion, probe_time_steps=steps))
 
 

@@ -18,18 +18,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from odiff.data.batches import DiagnosisItem, whole_view
+from odiff.learning.clear_choice import MARGIN
 from odiff.learning.features import noised
+from odiff.learning.usual_blocks import usual_blocks
 from odiff.metrics.classification import macro_score
-from odiff.network.backbone import Backbone, block_shapes
+from odiff.network.backbone import Backbone
 from odiff.network.diagnosis import FeatureChoice
-from odiff.plan import DiffusionPlan, NetworkPlan, ViewPlan
-from odiff.plan.schema import Triple
+from odiff.plan import DiffusionPlan, ViewPlan
 from odiff.training.precision import autocast
 
 FOLDS = 3
 COMPONENTS = 48
-MARGIN = 0.03
-TOKENS = 12_000
 CELLS_ZYX = (2, 3, 3)
 Scores = dict[tuple[int, str], float]
 
@@ -72,7 +71,7 @@ def choose_features(
 ) -> ProbeResult:
     """Score every block at every time step of the plan; the best two replace the default ones if they are clearly better.
 
-    Clearly is `MARGIN`, about one standard error of a macro AUROC over 100 cases: closer scores are noise.
+    Clearly is `MARGIN`: closer scores are noise.
 
     Where the labels allow no probe (one patient, one class) the default blocks are taken.
     """
@@ -123,21 +122,6 @@ def cell_name(time_step: int, block: str) -> str:
 
 def _mean(scores: Scores, step: int, blocks: Sequence[str]) -> float:
     return float(np.mean([scores.get((step, block), 0.5) for block in blocks]))
-
-
-def default_blocks(network: NetworkPlan, patch_zyx: Triple, known: Sequence[str]) -> tuple[str, ...]:
-    """The encoder at the finest stage of at most `TOKENS` voxels and the next: fine enough for a lesion, cheap to train.
-
-    Of a network without such blocks, the paper's, the end of the middle.
-    """
-    shapes = block_shapes(network, patch_zyx)
-    fine = [name for name in known if name.startswith("encoder_") and np.prod(shapes[name]) <= TOKENS]
-    return tuple(fine[:2]) or tuple(name for name in known if name.startswith("mid"))[-1:] or tuple(known[-1:])
-
-
-def usual_blocks(plan: ViewPlan) -> tuple[str, ...]:
-    """`default_blocks` among those that the plan lets the probes choose from."""
-    return default_blocks(plan.network, plan.patch_zyx, plan.diffusion.probe_blocks)
 
 
 def case_features(

@@ -49,7 +49,7 @@ from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from dataclasses import asdict
 from odiff.experiment_planning.memory import diagnosis_counts, pretrain_counts, segmentation_counts, task_memory_gb
-from odiff.learning.probes import usual_blocks
+from odiff.learning.usual_blocks import usual_blocks
 from odiff.training.precision import fix_precision, precision_of
 import odiff.inference.predict, psutil
 idle = tree_memory_gb(psutil.Process())

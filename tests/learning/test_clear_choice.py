@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from odiff.learning import clear_choice
 from odiff.learning.clear_choice import clearly_best
 from odiff.learning.context import open_context
 from odiff.learning.fusion_batches import EmbeddedCases
 from odiff.learning.fusion_choice import InnerFold, held_out_logits
-from odiff.learning.inner_folds import inner_folds, out_of_fold_logits, subset
+from odiff.learning.inner_folds import inner_folds, out_of_fold_logits
 from odiff.learning.pooling_choice import CANDIDATES, choose_pooling
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
@@ -65,8 +66,8 @@ def test_every_pooling_is_scored_and_what_is_spread_out_is_read_by_means(cached,
 
 
 def test_few_patients_give_the_usual_pooling_and_no_score(cached, recipe):
-    few = subset(cached, range(4))
-    assert choose_pooling(head, few, ["a", "b", "c", "d"], recipe, 0) == ("attention", {})
+    patients = [str(case % 29) for case in range(60)]
+    assert choose_pooling(head, cached, patients, recipe, 0) == ("attention", {})
 
 
 def test_no_case_teaches_the_head_that_scores_it(cached, recipe):
@@ -103,7 +104,8 @@ def test_a_fusion_is_scored_on_cases_that_did_not_teach_it(variant, recipe, plan
 
 
 @pytest.mark.slow
-def test_a_run_keeps_what_it_chose_and_the_figures(planned, tmp_path):
+def test_a_run_keeps_what_it_chose_and_the_figures(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(clear_choice, "FEWEST_PATIENTS", 6)
     changes = (
         "fusion.variant=auto", "diagnosis.pooling=auto", "diagnosis.head_steps=4", "diagnosis.steps=1", "fusion.steps=2",
         "pretrain.steps=1", "fusion.code_cases=0",

@@ -13,10 +13,14 @@ import torch
 from odiff.errors import CheckpointError, DatasetError, UsageError
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.learning import probe_grid
+from odiff.learning.clear_choice import MARGIN
+from odiff.learning.context import open_context
 from odiff.learning.heat_map import draw_heat_map
-from odiff.learning.probes import MARGIN, choose, held_out_score, usual_blocks
+from odiff.learning.probe_grid import plan_of_grid
+from odiff.learning.probes import choose, held_out_score
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.usual_blocks import usual_blocks
 from odiff.phantom import write_phantom_dataset
 from odiff.plan import read_plan
 
@@ -70,6 +74,16 @@ def config_of(root, task="probe", fold="0"):
             root / "results" / "Dataset001_Knee" / "cpu_demo" / "axial" / task / f"fold_{fold}" / "config.json"
         ).read_text()
     )
+
+
+def test_time_steps_of_an_edited_plan_join_the_grid_and_those_of_the_call_are_it(root):
+    context = open_context(root / "preprocessed", root / "results", "1")
+    axial = context.plan.views["axial"]
+    edited = replace(axial, diffusion=replace(axial.diffusion, probe_time_steps=(20, 5000)))
+    plan = replace(context, plan=replace(context.plan, views={"axial": edited}))
+    assert plan_of_grid(plan, "axial").diffusion.probe_time_steps == (10, 20, 50, 100, 150, 200)
+    asked = open_context(root / "preprocessed", root / "results", "1", FEW)
+    assert plan_of_grid(asked, "axial").diffusion.probe_time_steps == (10, 150)
 
 
 def test_the_grid_is_a_table_a_picture_and_a_choice_that_diagnosis_takes(root, scored):

@@ -1,6 +1,8 @@
 """One look at a series verifies and measures it; workers change nothing but the time."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -64,3 +66,19 @@ def test_every_job_gives_its_result_and_the_first_error_is_raised(processes):
     assert dict(run_parallel(abs, [(-n,) for n in range(9)], processes, "test")) == {n: n for n in range(9)}
     with pytest.raises(ValueError, match="three"):
         list(run_parallel(int, [("three" if n == 3 else str(n),) for n in range(9)], processes, "test"))
+
+
+@pytest.mark.skipif(sys.platform != "linux" or sys.version_info < (3, 11), reason="workers import for themselves there")
+def test_workers_come_with_the_installed_package_beside_a_folder_of_its_name(tmp_path):
+    (tmp_path / "here" / "odiff").mkdir(parents=True)
+    (tmp_path / "here" / "odiff" / "__init__.py").write_text("raise RuntimeError('not the installed one')")
+    (tmp_path / "script.py").write_text(
+        "from odiff.experiment_planning.parallel import PRELOADED, run_parallel\n"
+        "if __name__ == '__main__':\n"
+        "    there = f\"set({PRELOADED}) <= set(__import__('sys').modules)\"\n"
+        "    print(dict(run_parallel(eval, [(there,), (there,)], 2, 'test')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], cwd=tmp_path / "here", capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() in ("{0: True, 1: True}", "{1: True, 0: True}"), done.stderr

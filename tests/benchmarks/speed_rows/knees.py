@@ -13,9 +13,9 @@ from odiff.api import plan as make
 from odiff.geometry import VIEWS, write_volume
 from odiff.learning.diagnose import build_diagnosis
 from odiff.learning.pretrained import ResultsFolder
-from odiff.learning.probes import usual_blocks
 from odiff.learning.run import RunSettings, describe_run
 from odiff.learning.segment import build_segmentation
+from odiff.learning.usual_blocks import usual_blocks
 from odiff.network.diagnosis import FeatureChoice
 from odiff.network.fusion import build_fusion
 from odiff.phantom.acquisition import SCANNERS, Size
