@@ -123,8 +123,9 @@ def plan_view(
 def memory_needed(network: NetworkPlan, patch: Triple, batch_size: int, tasks: Tasks, machine: Machine) -> float:
     """GiB of the hungriest of the tasks."""
     return training_memory_gb(
-        network, patch, batch_size, tasks.classes, machine.value_bytes, tasks.diagnosis_batch, tasks.head
-    )
+        network, patch, batch_size, tasks.classes, machine.value_bytes, tasks.diagnosis_batch, tasks.head,
+        machine.device == "cpu",
+    )  # fmt: skip
 
 
 def plan_grid(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from odiff.data.sliding_window import split_tiles
 from odiff.errors import CheckpointError
+from odiff.learning.clear_choice import AUTO
 from odiff.learning.features import noised
 from odiff.learning.loading import trained_network
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, diagnosis_head
@@ -19,11 +20,15 @@ from odiff.plan import Plan
 from odiff.training.checkpoint import load_weights, read_checkpoint
 from odiff.training.precision import autocast
 
+USUAL_POOLING = "attention"
+
 
 def stored_choice(config: dict[str, Any]) -> FeatureChoice:
     """The feature choice in a config or checkpoint description."""
     features = config["features"]
-    return FeatureChoice(features["time_step"], tuple(features["blocks"]), features.get("pooling", "attention"))
+    planned = config["plan"]["diagnosis"].get("pooling", USUAL_POOLING)
+    pooling = features.get("pooling", USUAL_POOLING if planned == AUTO else planned)
+    return FeatureChoice(features["time_step"], tuple(features["blocks"]), pooling)
 
 
 def build_diagnosis(plan: Plan, view: str, choice: FeatureChoice, dropout: float = 0.0) -> DiagnosisNetwork:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from odiff.data.batches import BatchSource, DiagnosisBatches, DiagnosisItem, whole_view
 from odiff.data.index import PreparedCase
+from odiff.errors import CheckpointError
 from odiff.learning.clear_choice import AUTO
 from odiff.learning.context import Context
 from odiff.learning.diagnose import build_diagnosis, build_head, embed_volume, load_diagnosis, stored_choice
@@ -128,6 +129,7 @@ def _choose_pooling(
 
     chosen, scores = choose_pooling(build, cached, patients, plan.diagnosis, settings.seed)
     if chosen != network.choice.pooling:
+        torch.manual_seed(settings.seed)
         network.choice, network.head = replace(network.choice, pooling=chosen), build(chosen)
     return scores
 
@@ -139,6 +141,7 @@ def _start_head(
     with torch.no_grad():
         network.head.bias.copy_(prior_logits(torch.tensor([item.targets for item in items])))
     if cached:
+        torch.manual_seed(seed)  # whether or not a pooling was chosen before
         fit_head(network.head, cached, recipe, seed)
     unused = unused_backbone(network)
     for name, parameter in network.named_parameters():
@@ -150,12 +153,18 @@ def _where_to_read(
     run: RunFolder, settings: RunSettings, share: LabelShare,
 ) -> ProbeResult:  # fmt: skip
     """Blocks and time step: those of the run that is resumed, of the fold's ``--task probe``, or probed for now."""
+    recipe = context.plan.diagnosis
     if stored := _stored_probes(run):
+        if recipe.pooling not in (AUTO, stored.choice.pooling):
+            raise CheckpointError(
+                f"{run.path}: was begun with diagnosis.pooling {stored.choice.pooling}, now {recipe.pooling!r}; give that or auto to go "
+                "on with it, or --restart to move it aside"
+            )
         return stored
     found = probed_choice(context, view, fold, pretrained, settings, share.label_fraction) or _probe(
         context, view, items_of(training, view, context.plan.diagnoses), training, backbone, pretrained, settings
     )
-    return replace(found, choice=replace(found.choice, pooling=first_pooling(context.plan.diagnosis)))
+    return replace(found, choice=replace(found.choice, pooling=first_pooling(recipe)))
 
 
 def _stored_probes(run: RunFolder) -> ProbeResult | None:

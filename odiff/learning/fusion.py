@@ -17,7 +17,14 @@ from odiff.learning.code_model import CODE, load_code_diagnosis
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import embed_volume, load_diagnosis, load_fusion
 from odiff.learning.diagnosis_scores import truth_of, write_scores
-from odiff.learning.fusion_batches import EmbeddedCases, FusionBatch, FusionBatches, fusion_loss
+from odiff.learning.fusion_batches import (
+    EMA_DECAY,
+    GRADIENT_CLIP,
+    EmbeddedCases,
+    FusionBatch,
+    FusionBatches,
+    fusion_loss,
+)
 from odiff.learning.fusion_choice import choose_variant
 from odiff.learning.gates import add_gates, gate_table
 from odiff.learning.inner_logits import inner_logits
@@ -124,7 +131,7 @@ def train_fusion(
         run.write_config(meta)
     cases = inner_cases(context, networks, fold, kept, settings) if is_gated else embed_cases(context, networks, kept)
     loop = LoopSettings(
-        steps=recipe.steps, accumulate=1, gradient_clip=1.0, weight_decay=recipe.weight_decay, ema_decay=0.9,
+        steps=recipe.steps, accumulate=1, gradient_clip=GRADIENT_CLIP, weight_decay=recipe.weight_decay, ema_decay=EMA_DECAY,
         checkpoint_every=recipe.steps, validate_every=recipe.steps, device=torch.device("cpu"), workers=0,
         seed=settings.seed,
     )  # fmt: skip
@@ -148,6 +155,13 @@ def _chosen_variant(
 ) -> dict[str, Any]:  # fmt: skip
     """The plan's fusion; where the plan leaves it open, the run's own or what is measured now, with the figures that decided."""
     recipe, stored = context.plan.fusion, run.read_config()
+    if "variant" in stored and run.checkpoint("latest").exists():
+        if recipe.variant not in (AUTO, stored["variant"]):
+            raise CheckpointError(
+                f"{run.path}: was trained with fusion.variant {stored['variant']}, now {recipe.variant!r}; give that or auto to go on "
+                "with it, or --restart to move it aside"
+            )
+        return {"variant_scores": {}} | {key: stored[key] for key in CHOSEN if key in stored}
     if recipe.variant != AUTO:
         return {"variant": recipe.variant, "variant_scores": {}}
     if all(key in stored for key in CHOSEN):

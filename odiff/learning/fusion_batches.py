@@ -12,6 +12,7 @@ from odiff.learning.diagnosis_scores import masked_bce
 from odiff.network.fusion import FusionNetwork, GatedFusion
 
 VIEW_DROPOUT = 0.2
+GRADIENT_CLIP, EMA_DECAY = 1.0, 0.9
 FusionBatch = tuple[dict[str, Tensor], Tensor, Tensor]
 
 

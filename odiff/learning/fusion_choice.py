@@ -1,8 +1,11 @@
 """Which fusion joins the views of a fold, measured on its training cases."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,7 +15,7 @@ from odiff.learning.clear_choice import STEPS, can_choose, clearly_best
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import build_head
 from odiff.learning.diagnosis_scores import truth_of
-from odiff.learning.fusion_batches import EmbeddedCases, FusionBatches, fusion_loss, logits_of
+from odiff.learning.fusion_batches import EMA_DECAY, GRADIENT_CLIP, EmbeddedCases, FusionBatches, fusion_loss, logits_of
 from odiff.learning.inner_folds import fit_head, inner_folds, subset
 from odiff.learning.inner_logits import pretrained_features
 from odiff.learning.run import RunSettings
@@ -22,8 +25,9 @@ from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import FUSIONS, FusionNetwork, GatedFusion, build_fusion
 from odiff.network.heads import DiagnosisHead
 from odiff.plan import FusionRecipe
-from odiff.training.optimiser import cosine_rate, make_optimiser, set_rates
+from odiff.training.optimiser import cosine_rate, make_optimiser, moving_average, set_rates, update_average
 
+log = logging.getLogger(__name__)
 USUAL = "cross_attention"
 
 
@@ -46,7 +50,9 @@ def choose_variant(
     """
     found = {view: context.results.task(view, "diagnosis", fold).read_config()["pretrained"] for view in networks}
     starts = {view: str(start) for view, start in found.items() if start}
-    if len(starts) < len(networks) or not can_choose([case.patient for case in cases]):
+    if gone := [start for start in starts.values() if not Path(start).exists()]:
+        log.warning("%s: is not there any more, so that the fusion cannot be chosen; %s is taken", gone[0], USUAL)
+    if gone or len(starts) < len(networks) or not can_choose([case.patient for case in cases]):
         return USUAL, {}
     folds = fitted_folds(context, networks, starts, cases, settings)
     truth = truth_of(cases, context.plan.diagnoses)
@@ -94,7 +100,8 @@ def held_out_logits(
 ) -> Tensor:
     """Logits (cases, labels) of a fusion, each case by one that it did not teach.
 
-    A gate learns from logits of the heads that did not see the case, its own fold's or another's.
+    A gate learns from logits of heads that did not see the case that they score, those of other folds. These have seen labels of the cases
+    held out here, so that a little of them reaches the few weights of a gate, as in any stacking.
     """
     found = torch.zeros(targets.shape)
     unseen = {view: torch.zeros(targets.shape) for view in folds[0].heads}
@@ -108,9 +115,9 @@ def held_out_logits(
         is_gated = isinstance(network, GatedFusion)
         network.heads.requires_grad_(not is_gated)
         cases = EmbeddedCases(unseen, fold.cases.present) if is_gated else fold.cases
-        fit_fusion(network, cases.of(fold.train), targets[fold.train], recipe, seed)
+        average = fit_fusion(network, cases.of(fold.train), targets[fold.train], recipe, seed)
         with torch.no_grad():
-            found[fold.held_out] = logits_of(network, cases.of(fold.held_out))
+            found[fold.held_out] = logits_of(average, cases.of(fold.held_out))
     return found
 
 
@@ -119,13 +126,18 @@ def _own_logits(fold: InnerFold, view: str) -> Tensor:
     return fold.heads[view].classify(fold.cases.embedded[view])
 
 
-def fit_fusion(network: FusionNetwork, cases: EmbeddedCases, targets: Tensor, recipe: FusionRecipe, seed: int) -> None:
-    """Train a fusion as `odiff.learning.fusion.train_fusion` does, without a folder."""
+def fit_fusion(
+    network: FusionNetwork, cases: EmbeddedCases, targets: Tensor, recipe: FusionRecipe, seed: int
+) -> FusionNetwork:
+    """The average of a fusion's weights after the steps that `odiff.learning.fusion.train_fusion` makes, without a folder."""
     learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = make_optimiser({FUSED: learnt}, recipe.weight_decay)
+    optimiser, average = make_optimiser({FUSED: learnt}, recipe.weight_decay), moving_average(network)
     batches, rate = FusionBatches(cases, targets, seed), partial(cosine_rate, steps=recipe.steps, warmup_steps=1)
     for step in range(recipe.steps):
         set_rates(optimiser, {FUSED: rate(step, peak=recipe.learning_rate)})
         optimiser.zero_grad()
         fusion_loss(network, batches[step]).backward()
+        torch.nn.utils.clip_grad_norm_(learnt, GRADIENT_CLIP)
         optimiser.step()
+        update_average(average, network, EMA_DECAY, step + 1)
+    return cast(FusionNetwork, average)

@@ -50,7 +50,8 @@ def affine(
     mean, rstd = (one.repeat_interleave(c // one.shape[1], dim=1) for one in moments)
     weight, bias = gamma.to(mean.dtype).expand(b, c), beta.to(mean.dtype).expand(b, c)
     if scale is not None and shift is not None:
-        weight, bias = weight * (1 + scale), bias * (1 + scale) + shift
+        more = 1 + scale.to(mean.dtype)
+        weight, bias = weight * more, bias * more + shift
     factor = weight * rstd
     return Affine(factor, bias - mean * factor, weight, mean, rstd)
 

@@ -62,9 +62,11 @@ class DiagnosisNetwork(nn.Module):
         """Noised tiles (n, 1, z, y, x) of `cases` cases -> (cases, labels, width), the mean over each case's tiles.
 
         `owner` (n,) holds the number of the case of each tile. More than `tiles_at_once` are taken in turn, and computed again for
-        the backward pass, so that volumes of many tiles take no more memory than as many cases of one tile.
+        the backward pass, so that volumes of many tiles take no more memory than as many cases of one tile; a batch norm, which
+        only MONAI's networks have, must see all of them at once.
         """
-        pieces = x_t.split(self.tiles_at_once)
+        has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.backbone.modules())
+        pieces = x_t.split(len(x_t) if has_batch_norm else self.tiles_at_once)
         is_recomputed = torch.is_grad_enabled() and len(pieces) > 1
         embedded = [
             checkpoint(self._embed_tiles, piece, use_reentrant=False) if is_recomputed else self._embed_tiles(piece)

@@ -9,9 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from odiff.errors import CheckpointError
 from odiff.learning import clear_choice
 from odiff.learning.clear_choice import clearly_best
 from odiff.learning.context import open_context
+from odiff.learning.diagnose import stored_choice
 from odiff.learning.fusion_batches import EmbeddedCases
 from odiff.learning.fusion_choice import InnerFold, held_out_logits
 from odiff.learning.inner_folds import inner_folds, out_of_fold_logits
@@ -20,6 +22,7 @@ from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.learning.warm_up import CachedFeatures
 from odiff.metrics.classification import macro_score
+from odiff.network.diagnosis import FeatureChoice
 from odiff.network.fusion import FUSIONS
 from odiff.network.heads import DiagnosisHead
 
@@ -83,7 +86,7 @@ def test_no_case_teaches_the_head_that_scores_it(cached, recipe):
 
 @pytest.mark.parametrize("variant", sorted(FUSIONS))
 def test_a_fusion_is_scored_on_cases_that_did_not_teach_it(variant, recipe, planned, tmp_path):
-    """One view knows the label, the other is noise; a flipped label changes no logit of its own case."""
+    """One view knows the label, the other is noise; under the same heads a flipped label changes no logit of its own case."""
     torch.manual_seed(0)
     fusion = open_context(planned / "preprocessed", tmp_path, "1").plan.fusion
     targets = (torch.arange(60) % 2).float()[:, None]
@@ -111,9 +114,9 @@ def test_a_run_keeps_what_it_chose_and_the_figures(planned, tmp_path, monkeypatc
         "pretrain.steps=1", "fusion.code_cases=0",
     )  # fmt: skip
 
-    def run(view, task):
+    def run(view, task, *more):
         options = TrainOptions(task, "all")
-        context = train_view(planned / "preprocessed", tmp_path, "1", view, options, CPU, changes)
+        context = train_view(planned / "preprocessed", tmp_path, "1", view, options, CPU, (*changes, *more))
         return context.results.task(view, task, "all") if task != "pretrain" else None
 
     for view in ("sagittal", "axial"):
@@ -127,3 +130,15 @@ def test_a_run_keeps_what_it_chose_and_the_figures(planned, tmp_path, monkeypatc
     assert config["variant"] in FUSIONS
     fused.write_config(config | {"variant_scores": {"concat": 0.9}, "variant": config["variant"]})
     assert run("fused", "diagnosis").read_config()["variant_scores"] == {"concat": 0.9}
+    with pytest.raises(CheckpointError, match=r"fusion\.variant.*--restart"):
+        run("fused", "diagnosis", f"fusion.variant={'gated' if config['variant'] != 'gated' else 'concat'}")
+    kept = fused.read_config()
+    assert (kept["variant"], kept["variant_scores"]) == (config["variant"], {"concat": 0.9})
+    with pytest.raises(CheckpointError, match=r"diagnosis\.pooling.*--restart"):
+        run("axial", "diagnosis", f"diagnosis.pooling={'none' if own['features']['pooling'] != 'none' else 'local'}")
+
+
+def test_a_choice_of_before_pooling_was_one_has_the_plan_s():
+    old = {"features": {"time_step": 50, "blocks": ["mid"]}, "plan": {"diagnosis": {"pooling": "selfattn"}}}
+    assert stored_choice(old) == FeatureChoice(50, ("mid",), "selfattn")
+    assert stored_choice({**old, "plan": {"diagnosis": {"pooling": "auto"}}}).pooling == "attention"
