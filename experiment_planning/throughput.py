@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from odiff.experiment_planning.budget import PlanHours
-from odiff.learning.clear_choice import AUTO
-from odiff.learning.clear_choice import STEPS as STEPS_OF_CHOICE
+from odiff.learning.clear_choice import AUTO, first_pooling, short_recipe
 from odiff.learning.diagnose import build_diagnosis
 from odiff.learning.inner_folds import INNER_FOLDS
-from odiff.learning.pooling_choice import CANDIDATES, first_pooling
+from odiff.learning.pooling_choice import CANDIDATES
 from odiff.learning.tabular_stage import uses_table
 from odiff.learning.usual_blocks import usual_blocks
 from odiff.learning.warm_up import BATCH, CachedFeatures, warm_up_head
@@ -110,7 +109,7 @@ class Stopwatch:
         key = (view.network.stem_zyx, view.network.channels, view.patch_zyx)
         if key not in self._head_steps:
             self._head_steps[key] = head_step_seconds(plan, view, self.device)
-        whole, short = plan.diagnosis.head_steps, min(STEPS_OF_CHOICE, plan.diagnosis.head_steps)
+        whole, short = plan.diagnosis.head_steps, short_recipe(plan.diagnosis).head_steps
         needs_inner = plan.fusion.variant.startswith("gated") or uses_table(plan)
         warm_ups = 1 + (INNER_FOLDS if needs_inner else 0)
         head_steps, reads = warm_ups * whole, len(view.diffusion.probe_time_steps) + warm_ups
@@ -124,7 +123,9 @@ class Stopwatch:
 
 def head_step_seconds(plan: Plan, view: ViewPlan, device: torch.device) -> float:
     """Seconds of one step of the head's warm-up, on features of noise."""
-    choice = FeatureChoice(view.diffusion.probe_time_steps[0], usual_blocks(view), first_pooling(plan.diagnosis))
+    choice = FeatureChoice(
+        view.diffusion.probe_time_steps[0], usual_blocks(view), first_pooling(plan.diagnosis.pooling)
+    )
     network = place(build_diagnosis(plan, view.view, choice), device)
     blocks, shapes = blocks_of(view.network), block_shapes(view.network, view.patch_zyx)
     features = {

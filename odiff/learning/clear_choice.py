@@ -1,12 +1,26 @@
 """When one way of diagnosing replaces the usual one: where it is clearly better inside the fold's training cases."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from odiff.network.heads import ATTENTION
+from odiff.plan import DiagnosisRecipe
 
 AUTO = "auto"
 MARGIN = 0.03  # about one standard error of a macro AUROC over `CASES` cases
 CASES = 100
 STEPS = 200
 FEWEST_PATIENTS = 30
+
+
+def first_pooling(planned: str) -> str:
+    """The plan's pooling; where that is to be chosen, the one that the others must beat."""
+    return ATTENTION if planned == AUTO else planned
+
+
+def short_recipe(recipe: DiagnosisRecipe) -> DiagnosisRecipe:
+    """The recipe with the steps of a head that is only to be compared with others."""
+    return replace(recipe, head_steps=min(STEPS, recipe.head_steps))
 
 
 def can_choose(patients: Sequence[str]) -> bool:

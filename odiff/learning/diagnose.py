@@ -10,24 +10,21 @@ from torch import Tensor
 
 from odiff.data.sliding_window import split_tiles
 from odiff.errors import CheckpointError
-from odiff.learning.clear_choice import AUTO
+from odiff.learning.clear_choice import first_pooling
 from odiff.learning.features import noised
 from odiff.learning.loading import trained_network
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, diagnosis_head
 from odiff.network.fusion import FusionNetwork, build_fusion
-from odiff.network.heads import DiagnosisHead
+from odiff.network.heads import ATTENTION, DiagnosisHead
 from odiff.plan import Plan
 from odiff.training.checkpoint import load_weights, read_checkpoint
 from odiff.training.precision import autocast
-
-USUAL_POOLING = "attention"
 
 
 def stored_choice(config: dict[str, Any]) -> FeatureChoice:
     """The feature choice in a config or checkpoint description."""
     features = config["features"]
-    planned = config["plan"]["diagnosis"].get("pooling", USUAL_POOLING)
-    pooling = features.get("pooling", USUAL_POOLING if planned == AUTO else planned)
+    pooling = features.get("pooling") or first_pooling(config["plan"]["diagnosis"].get("pooling", ATTENTION))
     return FeatureChoice(features["time_step"], tuple(features["blocks"]), pooling)
 
 

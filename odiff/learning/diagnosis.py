@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from odiff.data.batches import BatchSource, DiagnosisBatches, DiagnosisItem, whole_view
 from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
-from odiff.learning.clear_choice import AUTO
+from odiff.learning.clear_choice import AUTO, first_pooling
 from odiff.learning.context import Context
 from odiff.learning.diagnose import build_diagnosis, build_head, embed_volume, load_diagnosis, stored_choice
 from odiff.learning.diagnosis_data import items_of, prior_logits, targets_of
 from odiff.learning.diagnosis_scores import masked_bce, write_scores
 from odiff.learning.features import noised, step_noise
 from odiff.learning.inner_folds import fit_head
-from odiff.learning.pooling_choice import choose_pooling, first_pooling
+from odiff.learning.pooling_choice import choose_pooling
 from odiff.learning.probe_grid import probed_choice
 from odiff.learning.probes import ProbeResult, choose_features
 from odiff.learning.run import RunSettings, describe_run, open_run
@@ -31,13 +31,12 @@ from odiff.learning.warm_up import CachedFeatures, cache_features, fit_template
 from odiff.metrics.classification import macro_score
 from odiff.network.backbone import Backbone, build_backbone
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
-from odiff.network.heads import DiagnosisHead
+from odiff.network.heads import ATTENTION, DiagnosisHead
 from odiff.plan import DiagnosisRecipe, Plan, to_plain
 from odiff.training.loop import TrainingState, Validate, start_state, train
 from odiff.training.run_folder import RunFolder
 
 DiagnosisBatch = tuple[Tensor, Tensor, Tensor]
-POINTED = "attention"
 
 
 def train_diagnosis(
@@ -114,7 +113,7 @@ def _cached(
     """The template, and features for the warm-up of the head; None where the recipe has no warm-up."""
     recipe, view_plan, prepared = context.plan.diagnosis, context.plan.views[view], context.prepared(view)
     fit_template(network, prepared, items, view_plan)
-    if not recipe.head_steps and network.choice.pooling != POINTED:
+    if not recipe.head_steps and network.choice.pooling != ATTENTION:
         return None
     return cache_features(network, prepared, items, view_plan, settings.device)
 
@@ -137,12 +136,13 @@ def _choose_pooling(
 def _start_head(
     network: DiagnosisNetwork, items: Sequence[DiagnosisItem], cached: CachedFeatures | None, recipe: DiagnosisRecipe, seed: int
 ) -> None:  # fmt: skip
-    """Prevalences and the warm-up on cached features, unless a checkpoint follows. What is not read gets no gradient."""
-    with torch.no_grad():
-        network.head.bias.copy_(prior_logits(torch.tensor([item.targets for item in items])))
+    """The warm-up on cached features, or the prevalences alone where there are none. What is not read gets no gradient."""
     if cached:
         torch.manual_seed(seed)  # whether or not a pooling was chosen before
         fit_head(network.head, cached, recipe, seed)
+    else:
+        with torch.no_grad():
+            network.head.bias.copy_(prior_logits(torch.tensor([item.targets for item in items])))
     unused = unused_backbone(network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith(unused))
@@ -164,7 +164,7 @@ def _where_to_read(
     found = probed_choice(context, view, fold, pretrained, settings, share.label_fraction) or _probe(
         context, view, items_of(training, view, context.plan.diagnoses), training, backbone, pretrained, settings
     )
-    return replace(found, choice=replace(found.choice, pooling=first_pooling(recipe)))
+    return replace(found, choice=replace(found.choice, pooling=first_pooling(recipe.pooling)))
 
 
 def _stored_probes(run: RunFolder) -> ProbeResult | None:

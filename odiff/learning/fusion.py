@@ -31,7 +31,7 @@ from odiff.learning.inner_logits import inner_logits
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.subsets import LabelShare
 from odiff.network.diagnosis import DiagnosisNetwork
-from odiff.network.fusion import FusionNetwork, GatedFusion, build_fusion
+from odiff.network.fusion import FusionNetwork, GatedFusion, start_fusion
 from odiff.plan import to_plain
 from odiff.training.loop import LoopSettings, start_state, train
 from odiff.training.optimiser import cosine_rate
@@ -120,10 +120,8 @@ def train_fusion(
     run.write_config(run.read_config() | meta)
     torch.manual_seed(settings.seed)
     heads = {view: one.cpu().head for view, one in networks.items()}
-    network = build_fusion(meta["variant"], heads, len(plan.diagnoses))
-    network.heads.start_from(heads)
+    network = start_fusion(meta["variant"], heads, len(plan.diagnoses))
     is_gated = isinstance(network, GatedFusion)
-    network.heads.requires_grad_(not is_gated)
     if not run.is_trained():
         run.checkpoint(CODE).unlink(missing_ok=True)
         shares = train_code_diagnosis(context, run, code, networks, kept, meta) if code else {}

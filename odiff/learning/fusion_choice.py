@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odiff.data.index import PreparedCase
-from odiff.learning.clear_choice import STEPS, can_choose, clearly_best
+from odiff.learning.clear_choice import can_choose, clearly_best, short_recipe
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import build_head
 from odiff.learning.diagnosis_scores import truth_of
@@ -22,7 +22,7 @@ from odiff.learning.run import RunSettings
 from odiff.learning.warm_up import head_embeddings
 from odiff.metrics.classification import macro_score
 from odiff.network.diagnosis import DiagnosisNetwork
-from odiff.network.fusion import FUSIONS, FusionNetwork, GatedFusion, build_fusion
+from odiff.network.fusion import FUSIONS, FusionNetwork, GatedFusion, start_fusion
 from odiff.network.heads import DiagnosisHead
 from odiff.plan import FusionRecipe
 from odiff.training.optimiser import cosine_rate, make_optimiser, moving_average, set_rates, update_average
@@ -70,7 +70,6 @@ def fitted_folds(
 ) -> list[InnerFold]:  # fmt: skip
     """Heads of every view for each inner fold; none where a fold has no case of a view to learn from."""
     plan = context.plan
-    recipe = replace(plan.diagnosis, head_steps=min(STEPS, plan.diagnosis.head_steps))
     present = torch.tensor([[bool(case.of_view(view)) for view in networks] for case in cases])
     folds = [
         InnerFold(train, held_out, {}, EmbeddedCases({}, present))
@@ -88,7 +87,7 @@ def fitted_folds(
         for fold, rows in zip(folds, learnt, strict=True):
             torch.manual_seed(settings.seed)
             head = build_head(plan, view, network.choice, plan.diagnosis.dropout, settings.device)
-            fit_head(head, subset(cached, rows), recipe, settings.seed)
+            fit_head(head, subset(cached, rows), short_recipe(plan.diagnosis), settings.seed)
             embedded = torch.zeros((len(cases), *head.weight.shape))
             embedded[seen] = head_embeddings(head, cached).cpu()
             fold.heads[view], fold.cases.embedded[view] = head.cpu(), embedded
@@ -103,18 +102,11 @@ def held_out_logits(
     A gate learns from logits of heads that did not see the case that they score, those of other folds. These have seen labels of the cases
     held out here, so that a little of them reaches the few weights of a gate, as in any stacking.
     """
-    found = torch.zeros(targets.shape)
-    unseen = {view: torch.zeros(targets.shape) for view in folds[0].heads}
-    for fold in folds:
-        for view, rows in unseen.items():
-            rows[fold.held_out] = _own_logits(fold, view)[fold.held_out]
+    found, unseen = torch.zeros(targets.shape), unseen_logits(folds)
     for fold in folds:
         torch.manual_seed(seed)
-        network = build_fusion(variant, fold.heads, targets.shape[1])
-        network.heads.start_from(fold.heads)
-        is_gated = isinstance(network, GatedFusion)
-        network.heads.requires_grad_(not is_gated)
-        cases = EmbeddedCases(unseen, fold.cases.present) if is_gated else fold.cases
+        network = start_fusion(variant, fold.heads, targets.shape[1])
+        cases = unseen if isinstance(network, GatedFusion) else fold.cases
         average = fit_fusion(network, cases.of(fold.train), targets[fold.train], recipe, seed)
         with torch.no_grad():
             found[fold.held_out] = logits_of(average, cases.of(fold.held_out))
@@ -122,8 +114,14 @@ def held_out_logits(
 
 
 @torch.no_grad()
-def _own_logits(fold: InnerFold, view: str) -> Tensor:
-    return fold.heads[view].classify(fold.cases.embedded[view])
+def unseen_logits(folds: Sequence[InnerFold]) -> EmbeddedCases:
+    """Logits of each view (cases, labels) in place of embeddings, each case's by the heads of the fold that held it out."""
+    found: dict[str, Tensor] = {}
+    for fold in folds:
+        for view, head in fold.heads.items():
+            logits = head.classify(fold.cases.embedded[view])
+            found.setdefault(view, torch.zeros_like(logits))[fold.held_out] = logits[fold.held_out]
+    return EmbeddedCases(found, folds[0].cases.present)
 
 
 def fit_fusion(

@@ -1,29 +1,23 @@
 """Which pooling the head of a view reads its features with, measured on the training cases of the fold."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
-from odiff.learning.clear_choice import AUTO, STEPS, can_choose, clearly_best
+from odiff.learning.clear_choice import can_choose, clearly_best, short_recipe
 from odiff.learning.inner_folds import out_of_fold_logits
 from odiff.learning.warm_up import CachedFeatures
 from odiff.metrics.classification import macro_score
-from odiff.network.heads import DiagnosisHead
+from odiff.network.heads import ATTENTION, DiagnosisHead
 from odiff.plan import DiagnosisRecipe
 
 # Self-attention over 4,096 cells takes hundreds of times as long and is left to those who ask for it.
-CANDIDATES = ("attention", "local", "none")
-
-
-def first_pooling(recipe: DiagnosisRecipe) -> str:
-    """The plan's pooling; where that is to be chosen, the one that the others must beat."""
-    return CANDIDATES[0] if recipe.pooling == AUTO else recipe.pooling
+CANDIDATES = (ATTENTION, "local", "none")
 
 
 def choose_pooling(
     build: Callable[[str], DiagnosisHead], cached: CachedFeatures, patients: Sequence[str], recipe: DiagnosisRecipe, seed: int
 ) -> tuple[str, dict[str, float]]:  # fmt: skip
-    """The pooling, and the macro AUROC over inner folds of a head with each, trained for `STEPS` steps at most.
+    """The pooling, and the macro AUROC over inner folds of a head with each, trained by `short_recipe`.
 
     Parameters
     ----------
@@ -32,9 +26,8 @@ def choose_pooling(
     """
     scores: dict[str, float] = {}
     if can_choose(patients):
-        short = replace(recipe, head_steps=min(STEPS, recipe.head_steps))
         for kind in CANDIDATES:
-            logits = out_of_fold_logits(partial(build, kind), cached, patients, short, seed)
+            logits = out_of_fold_logits(partial(build, kind), cached, patients, short_recipe(recipe), seed)
             score = macro_score("auroc", cached.targets.numpy(), logits.numpy())
             scores |= {kind: round(score, 4)} if score is not None else {}
-    return clearly_best(scores, CANDIDATES[0], len(patients)), scores
+    return clearly_best(scores, ATTENTION, len(patients)), scores

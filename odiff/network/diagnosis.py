@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from odiff.network.backbone import block_shapes, blocks_of, build_backbone, parameters_behind
-from odiff.network.heads import DiagnosisHead
+from odiff.network.heads import ATTENTION, DiagnosisHead
 from odiff.network.registration import Registration
 from odiff.plan.schema import NetworkPlan, Triple
 
@@ -18,7 +18,7 @@ class FeatureChoice:
 
     time_step: int
     blocks: tuple[str, ...]
-    pooling: str = "attention"
+    pooling: str = ATTENTION
 
 
 def diagnosis_head(
@@ -38,8 +38,10 @@ class DiagnosisNetwork(nn.Module):
         is_registered: bool = False, tiles_at_once: int = 4,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.choice, self.tiles_at_once = choice, tiles_at_once
+        self.choice = choice
         self.backbone = build_backbone(plan)
+        has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.backbone.modules())
+        self.tiles_at_once = None if has_batch_norm else tiles_at_once
         self.head = diagnosis_head(plan, patch_zyx, labels, choice, dropout)
         self.last = max(choice.blocks, key=list(blocks_of(plan)).index)
         self.registration = Registration(patch_zyx) if is_registered else None
@@ -65,8 +67,7 @@ class DiagnosisNetwork(nn.Module):
         the backward pass, so that volumes of many tiles take no more memory than as many cases of one tile; a batch norm, which
         only MONAI's networks have, must see all of them at once.
         """
-        has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.backbone.modules())
-        pieces = x_t.split(len(x_t) if has_batch_norm else self.tiles_at_once)
+        pieces = x_t.split(self.tiles_at_once or len(x_t))
         is_recomputed = torch.is_grad_enabled() and len(pieces) > 1
         embedded = [
             checkpoint(self._embed_tiles, piece, use_reentrant=False) if is_recomputed else self._embed_tiles(piece)

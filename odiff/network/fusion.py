@@ -165,3 +165,11 @@ FUSIONS: dict[str, Callable[[Widths, int], FusionNetwork]] = {
 def build_fusion(variant: str, heads: Mapping[str, DiagnosisHead], labels: int) -> FusionNetwork:
     """The fusion called `variant` over the embeddings that the heads of these views give."""
     return FUSIONS[variant]({view: head.weight.shape[1] for view, head in heads.items()}, labels)
+
+
+def start_fusion(variant: str, heads: Mapping[str, DiagnosisHead], labels: int) -> FusionNetwork:
+    """`build_fusion` from the views' own heads on; a gate weighs them as they are and trains none."""
+    network = build_fusion(variant, heads, labels)
+    network.heads.start_from(heads)
+    network.heads.requires_grad_(not isinstance(network, GatedFusion))
+    return network

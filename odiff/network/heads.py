@@ -15,6 +15,7 @@ MOST_GAIN = 30.0
 BANDS = 3
 PLACE = 3 + 6 * BANDS
 WIDTH, HEADS, CELLS = 64, 16, 2
+ATTENTION = "attention"
 
 
 def positions(shape_zyx: tuple[int, ...], device: torch.device, bands: int = BANDS) -> Tensor:
@@ -138,7 +139,7 @@ class SharedPooling(nn.Module):
 
 def build_pooling(kind: str, channels: int, shape: Triple, labels: int) -> AttentionPooling | SharedPooling:
     """``attention`` looks for each label's own place; the others are `SharedPooling`."""
-    if kind == "attention":
+    if kind == ATTENTION:
         return AttentionPooling(channels, labels, WIDTH, pooled_grid(shape))
     return SharedPooling(kind, channels, labels, shape)
 
@@ -147,7 +148,7 @@ class DiagnosisHead(nn.Module):
     """Pooling over the chosen blocks, then one linear layer of its own per label."""
 
     def __init__(
-        self, blocks: Mapping[str, tuple[int, Triple]], labels: int, dropout: float, pooling: str = "attention"
+        self, blocks: Mapping[str, tuple[int, Triple]], labels: int, dropout: float, pooling: str = ATTENTION
     ) -> None:
         """`blocks` maps names to channels and the shape of the feature map of a patch."""
         super().__init__()

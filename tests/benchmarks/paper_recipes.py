@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from claim_parts.training import dice
 
-from odiff.dataset import list_series
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
-from odiff.geometry import VIEWS, read_mask, read_volume
+from odiff.geometry import VIEWS
 from odiff.inference.fuse_views import fuse_folder
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import Predictor
@@ -29,7 +29,6 @@ from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.metrics.bootstrap import draw_counts
 from odiff.metrics.classification import score_labels
-from odiff.metrics.segmentation import score_case
 from odiff.phantom import write_phantom_dataset
 from odiff.training.device import use_cores
 
@@ -180,14 +179,10 @@ def auroc_of(test: Path, predictions: Path, predictor: Predictor) -> dict[str, A
 def dice_of(test: Path, predictions: Path, predictor: Predictor, views: tuple[str, ...]) -> dict[str, Any]:
     """Mean Dice over structures, series and `views`, with an interval over patients."""
     by_case: dict[str, list[float]] = {}
-    for one in list_series(test / "imagesTs", ".nii.gz", VIEWS)[0]:
-        if one.view in views:
-            truth, spacing = (
-                read_mask(test / "labelsTs" / one.image.name).array,
-                read_volume(one.image).grid.spacing_zyx_mm,
-            )
-            scores = score_case(read_mask(predictions / one.image.name).array, truth, predictor.plan.labels, spacing)
-            by_case.setdefault(one.case, []).append(float(np.mean([score["dice"] for score in scores.values()])))
+    for name, scores in dice(test / "labelsTs", predictions, predictor.plan.labels).items():
+        case, view = name.split(".")[0].rsplit("_", 1)
+        if view in views:
+            by_case.setdefault(case, []).append(float(np.mean(scores)))
     means = np.array([np.mean(values) for values in by_case.values()])
     counts = draw_counts(sorted(by_case), np.random.default_rng(0), 1000)
     low, high = np.percentile(counts @ means / counts.sum(axis=1), (2.5, 97.5))
