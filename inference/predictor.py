@@ -214,6 +214,11 @@ class Predictor:
             [volume_logits(network, image, self.plan, view, axes) for network in networks for image in images], axis=0
         )
 
+    def _embedded(self, fold: str, view: str, image: np.ndarray) -> torch.Tensor:
+        """What a fold's network makes of a preprocessed volume (z, y, x), before any fusion: (labels, width), on the CPU."""
+        tiles = split_tiles(image, self.plan.views[view].patch_zyx)
+        return embed_volume(self.models.diagnosis[view][fold], tiles, self.plan, view).cpu()
+
     @torch.inference_mode()
     def _fused(
         self, fold: str, prepared: dict[str, list[np.ndarray]], row: Row
@@ -221,15 +226,10 @@ class Predictor:
         fusion = self.models.fusion[fold]
         embedded, present = {}, torch.zeros((1, len(fusion.heads.views)), dtype=torch.bool)
         for number, view in enumerate(fusion.heads.views):
-            network = self.models.diagnosis[view][fold]
-            rows = [
-                embed_volume(network, split_tiles(image, self.plan.views[view].patch_zyx), self.plan, view).cpu()
-                for image in prepared.get(view, [])
-            ]
+            rows = [self._embedded(fold, view, image) for image in prepared.get(view, [])]
             present[0, number] = bool(rows)
-            embedded[view] = (
-                torch.stack(rows).mean(dim=0)[None] if rows else torch.zeros((1, *network.head.weight.shape))
-            )
+            nothing = torch.zeros((1, *self.models.diagnosis[view][fold].head.weight.shape))
+            embedded[view] = torch.stack(rows).mean(dim=0)[None] if rows else nothing
         gates = None
         if isinstance(fusion, GatedFusion):
             weights = fusion.gates(fusion.heads(embedded), present)[0].numpy()

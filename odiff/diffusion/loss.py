@@ -21,21 +21,18 @@ class Corruption:
     noise: Tensor
     hidden: Tensor
 
-    def to(self, device: torch.device) -> "Corruption":
-        """The same numbers on another device."""
-        return Corruption(self.t.to(device), self.noise.to(device), self.hidden.to(device))
-
 
 def draw_corruption(shape: torch.Size, diffusion: DiffusionPlan, generator: torch.Generator) -> Corruption:
     """Time steps, noise and hidden blocks for volumes of shape (b, 1, z, y, x), all from `generator`.
 
+    They are drawn where the generator is: a GPU draws as much noise as it denoises, a CPU would keep it waiting.
     Half of the mask fraction is hidden on average: the fraction of each sample is uniform in [0, mask_fraction],
     so that the network meets whole volumes too, as it will in fine-tuning.
     """
-    batch = shape[0]
-    t = torch.randint(0, diffusion.time_steps, (batch,), generator=generator)
-    noise = torch.randn(shape, generator=generator)
-    fraction = torch.rand((batch,), generator=generator) * diffusion.mask_fraction
+    batch, device = shape[0], generator.device
+    t = torch.randint(0, diffusion.time_steps, (batch,), generator=generator, device=device)
+    noise = torch.randn(shape, generator=generator, device=device)
+    fraction = torch.rand((batch,), generator=generator, device=device) * diffusion.mask_fraction
     hidden = block_mask(tuple(shape[2:]), diffusion.mask_block_zyx, fraction, generator)
     return Corruption(t, noise, hidden)
 

@@ -91,7 +91,7 @@ def train_diagnosis(
 
     def loss(network: nn.Module, batch: DiagnosisBatch, number: int) -> Tensor:
         tiles, owner, targets = batch
-        noise = step_noise(tiles.shape, settings.seed, number).to(tiles.device)
+        noise = step_noise(tiles.shape, settings.seed, number, tiles.device)
         x_t = noised(_network(network).placed(tiles, owner), probes.choice.time_step, view_plan.diffusion, noise)
         return masked_bce(network(x_t, owner, len(targets)), targets)
 

@@ -17,6 +17,7 @@ from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.samples import draw_rows, generate
 from odiff.network.backbone import Backbone, build_diffusion
 from odiff.plan import Plan, ViewPlan
+from odiff.training.graphs import record
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.optimiser import RATE
 from odiff.training.precision import autocast
@@ -34,13 +35,14 @@ class Objective:
     seed: int
 
     def draw(self, shape: torch.Size, number: int) -> Corruption:
-        """Time steps, noise and masks of one batch."""
+        """Time steps, noise and masks of one batch, on the device of `alpha_bar`; a GPU draws others than a CPU."""
         state = np.random.SeedSequence([self.seed, 2, number]).generate_state(1, np.uint64)[0]
-        return draw_corruption(shape, self.plan.diffusion, torch.Generator().manual_seed(int(state >> np.uint64(1))))
+        generator = torch.Generator(self.alpha_bar.device).manual_seed(int(state >> np.uint64(1)))
+        return draw_corruption(shape, self.plan.diffusion, generator)
 
     def loss(self, network: nn.Module, batch: Tensor, number: int) -> Tensor:
         """The loss of a batch (b, 1, z, y, x)."""
-        corruption = self.draw(batch.shape, number).to(batch.device)
+        corruption = self.draw(batch.shape, number)
         return denoising_loss(network, batch, corruption, self.alpha_bar, self.plan.diffusion)[0]
 
 
@@ -78,6 +80,7 @@ def pretrain(
     meta = describe_run(plan, view, "pretrain", None, settings) | {"series": len(names)}
     run = open_run(folder, meta, settings)
     state = start_state(network, {"backbone": list(network.parameters())}, loop)
+    record(state.network, (view_plan.batch_size, 1, *view_plan.patch_zyx), settings.device, view_plan.accumulate)
     source = BatchSource(prepared, view_plan, recipe.augmentation, (), view_plan.batch_size, settings.seed)
     alpha_bar = ALPHA_BAR[view_plan.diffusion.schedule](view_plan.diffusion.time_steps).float().to(settings.device)
     objective = Objective(view_plan, alpha_bar, settings.seed)
@@ -96,7 +99,7 @@ def pretrain(
 
 def _watcher(objective: Objective, batch: Tensor, run: RunFolder) -> Validate:
     """The loss of the averaged model on fixed volumes under fixed noise, and samples.png; needs no label."""
-    corruption = objective.draw(batch.shape, -1 % 2**32).to(batch.device)
+    corruption = objective.draw(batch.shape, -1 % 2**32)
     alpha_bar_t = objective.alpha_bar[corruption.t]
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from odiff.network.backbone import DiffusionNetwork, block_names, build_diffusio
 from odiff.plan import ViewPlan
 from odiff.plan.parse import closest
 from odiff.training.checkpoint import read_checkpoint
+from odiff.training.precision import exact_float32
 from odiff.training.run_folder import RunFolder
 
 FINAL = "final"
@@ -60,11 +61,8 @@ class PretrainedModel:
         weight = next(self.network.parameters())
         x_t = x_t.to(weight.device, torch.float32)
         steps = torch.as_tensor(t, device=weight.device).expand(len(x_t))
-        with torch.autocast(
-            weight.device.type,
-            dtype=torch.bfloat16 if dtype == torch.float32 else dtype,
-            enabled=dtype != torch.float32,
-        ):
+        is_exact = dtype == torch.float32
+        with exact_float32() if is_exact else torch.autocast(weight.device.type, dtype):
             if FINAL in wanted:
                 found = self.network.features(x_t, steps)
                 last = next(reversed(found.values()))

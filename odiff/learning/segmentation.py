@@ -17,6 +17,7 @@ from odiff.learning.subsets import LabelShare
 from odiff.learning.transfer import load_backbone, log_transfer, with_head
 from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Augmentation, DiagnosisRecipe, Plan, SegmentationRecipe, to_plain
+from odiff.training.graphs import record
 from odiff.training.loop import LoopSettings, TrainingState, Validate, start_state, train
 from odiff.training.optimiser import Rates, cosine_rate
 from odiff.training.precision import autocast
@@ -77,12 +78,13 @@ def train_segmentation(
     def loss(network: nn.Module, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
         image, classes = batch
         if recipe.is_noised:
-            noise = step_noise(image.shape, settings.seed, number).to(image.device)
+            noise = step_noise(image.shape, settings.seed, number, image.device)
             image = noised(image, recipe.time_step, view_plan.diffusion, noise)
         logits = network(image, torch.full((len(image),), recipe.time_step, device=image.device))
         return loss_of(logits, classes, recipe)
 
     state = start_state(network, parameter_groups(network), loop)
+    record(state.network, (view_plan.batch_size, 1, *view_plan.patch_zyx), settings.device, view_plan.accumulate)
     rates = fine_tuning_rates(
         recipe, recipe.head_steps if pretrained else 0, recipe.backbone_rate if pretrained else 1.0
     )

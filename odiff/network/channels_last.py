@@ -1,7 +1,8 @@
-"""Norm, modulation and SiLU of a channels-last volume on a CPU, and their gradients, a piece that fits the cache at a time.
+"""Norm, modulation and SiLU of a channels-last volume, and their gradients, a piece at a time: on a CPU one that fits the cache.
 
 With channels last a volume is a table of voxels by channels, and normalising, modulating and SiLU are one product and one sum a
-channel, then one function. torch's own backward pass of the norm takes four times as long (docs/performance.md).
+channel, then one function. On a CPU torch's own backward pass of the norm takes four times as long; on a GPU its norm copies the
+volume to another layout and back (docs/performance.md).
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 PIECE_VALUES = 2**18
+GPU_PIECE_VALUES = 2**24
 
 
 class Affine(NamedTuple):
@@ -26,17 +28,18 @@ class Affine(NamedTuple):
 
 def suits(x: Tensor) -> bool:
     """Whether a volume is one that this module is for."""
-    return x.device.type == "cpu" and x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
+    is_known = x.device.type in ("cpu", "cuda")
+    return is_known and x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """Mean, and one over the standard deviation, of each group of channels; (b, groups) each."""
     b, c = x.shape[:2]
-    first, second = (torch.zeros((b, c), dtype=_dtype(x)) for _ in range(2))
+    first, second = (torch.zeros((b, c), dtype=_dtype(x), device=x.device) for _ in range(2))
     for n, (piece,) in _pieces(x):
         values = piece.to(first.dtype)
-        first[n] += values.sum(0)
-        second[n] += values.square().sum(0)
+        first[n] += values.sum(1)
+        second[n] += values.square().sum(1)
     size = x[0].numel() // groups
     mean, square = (one.view(b, groups, -1).sum(2) / size for one in (first, second))
     return mean, (square - mean.square()).clamp(min=0).add(eps).rsqrt()
@@ -59,8 +62,9 @@ def affine(
 def activated(x: Tensor, how: Affine, dtype: torch.dtype) -> Tensor:
     """``silu(x * factor + offset)`` in `dtype`, channels last."""
     out = torch.empty_like(x, dtype=dtype)
+    factor, offset = how.factor[:, None], how.offset[:, None]
     for n, (target, piece) in _pieces(out, x):
-        target.copy_(F.silu(torch.addcmul(how.offset[n], piece.to(how.factor.dtype), how.factor[n]), inplace=True))
+        target.copy_(F.silu(torch.addcmul(offset[n], piece.to(factor.dtype), factor[n]), inplace=True))
     return out
 
 
@@ -77,15 +81,15 @@ def gradients(
     ----------
     needs_x : without it the gradient of x is None and its pass over the volume is saved.
     """
-    dtype = how.factor.dtype
+    dtype, factor, offset = how.factor.dtype, how.factor[:, None], how.offset[:, None]
     to_active = to_active.contiguous(memory_format=torch.channels_last_3d)
     behind, products = (torch.zeros_like(how.factor) for _ in range(2))
     for n, (gradient, piece) in _pieces(to_active, x):
         values = piece.to(dtype)
-        linear = torch.addcmul(how.offset[n], values, how.factor[n])
+        linear = torch.addcmul(offset[n], values, factor[n])
         to_linear = torch.ops.aten.silu_backward(gradient.to(dtype), linear)
-        behind[n] += to_linear.sum(0)
-        products[n] += (values * to_linear).sum(0)
+        behind[n] += to_linear.sum(1)
+        products[n] += (values * to_linear).sum(1)
         gradient.copy_(to_linear)
     normalised = how.rstd * (products - how.mean * behind)
     to_x = _to_volume(x, to_active, how, behind, normalised, groups) if needs_x else None
@@ -107,20 +111,23 @@ def _to_volume(x: Tensor, to_linear: Tensor, how: Affine, behind: Tensor, normal
         return means.repeat_interleave(c // groups, dim=1)
 
     slope = -how.rstd.square() * mean_of_group(how.weight * normalised)
-    constant = -slope * how.mean - how.rstd * mean_of_group(how.weight * behind)
+    constant = (-slope * how.mean - how.rstd * mean_of_group(how.weight * behind))[:, None]
+    slope, factor = slope[:, None], how.factor[:, None]
     out = to_linear if to_linear.dtype == x.dtype else torch.empty_like(x)
     for n, (target, gradient, piece) in _pieces(out, to_linear, x):
         values = torch.addcmul(constant[n], piece.to(slope.dtype), slope[n])
-        target.copy_(values.addcmul_(gradient.to(slope.dtype), how.factor[n]))
+        target.copy_(values.addcmul_(gradient.to(slope.dtype), factor[n]))
     return out
 
 
-def _pieces(*volumes: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """The number in the batch, and (voxels, channels) of each volume in turn."""
+def _pieces(*volumes: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+    """Which of the batch, and (some of the batch, voxels, channels) of each volume in turn: on a CPU one after the other."""
     b, c = volumes[0].shape[:2]
     tables = [one.permute(0, 2, 3, 4, 1).view(b, -1, c) for one in volumes]
-    for n in range(b):
-        for piece in zip(*(table[n].split(max(1, PIECE_VALUES // c)) for table in tables), strict=True):
+    some, values = (1, PIECE_VALUES) if volumes[0].device.type == "cpu" else (b, GPU_PIECE_VALUES)
+    for low in range(0, b, some):
+        n = slice(low, low + some)
+        for piece in zip(*(table[n].split(max(1, values // (some * c)), dim=1) for table in tables), strict=True):
             yield n, piece
 
 

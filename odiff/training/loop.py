@@ -129,13 +129,13 @@ def update(state: TrainingState, settings: LoopSettings, loader: Any, loss: Loss
     state.network.train()
     torch.manual_seed(int(np.random.SeedSequence([settings.seed, 6, state.step]).generate_state(1)[0]))
     set_rates(state.optimiser, rates(state.step))
-    total = 0.0
+    total = torch.zeros((), device=settings.device)
     for part in range(settings.accumulate):
         batch = to_device(next(loader), settings.device)
         with autocast(settings.device):
             value = loss(state.network, batch, state.step * settings.accumulate + part)
         state.scaler.scale(value / settings.accumulate).backward()
-        total += float(value.detach()) / settings.accumulate
+        total += value.detach() / settings.accumulate
     state.scaler.unscale_(state.optimiser)
     if settings.gradient_clip:
         nn.utils.clip_grad_norm_(state.network.parameters(), settings.gradient_clip)
@@ -147,7 +147,7 @@ def update(state: TrainingState, settings: LoopSettings, loader: Any, loss: Loss
         update_average(state.average, state.network, 0.0, state.step)
     elif state.step % settings.ema_every == 0:
         update_average(state.average, state.network, settings.ema_decay, state.step)
-    return total
+    return float(total)  # waits for a GPU, so not before it was given all its work
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -4,6 +4,8 @@ The rules come from measurements (docs/performance.md) and ask the device what i
 computes alike and a resumed run ends like an undisturbed one.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -77,6 +79,7 @@ def fix_precision(wanted: str, device: torch.device) -> None:
         There is no such type.
     """
     _CHOSEN.pop(device.type, None)
+    torch.backends.cudnn.allow_tf32 = wanted != "float32"
     if wanted == AUTO:
         return
     if wanted not in NAMES:
@@ -89,6 +92,17 @@ def fix_precision(wanted: str, device: torch.device) -> None:
 def precision_of(device: torch.device) -> Precision:
     """The precision that networks on `device` train and predict in."""
     return _CHOSEN.get(device.type) or fastest_precision(device)
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Within it a GPU multiplies float32 as float32; left to itself torch lets convolutions round to TF32, 10 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def autocast(device: torch.device) -> torch.autocast:

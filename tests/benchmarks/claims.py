@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from claim_parts.cohorts import COHORTS, generator, scaled, write_cohort
 from claim_parts.experiments import Experiment, experiments, run
 from claim_parts.page import read_rows, write_page
@@ -61,6 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--report", type=Path, metavar="DOCS", help="write claims.md, .json and .png from the rows, and end"
     )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; nnU-Net stays on the CPU (default: %(default)s)")
     parser.add_argument("--trial", type=float, metavar="SHARE")
     arguments = parser.parse_args()
     if arguments.trial and arguments.rows:
@@ -108,10 +110,11 @@ def run_one(arguments: argparse.Namespace, experiment: Experiment) -> None:
         job = replace(experiment.job, recipe=less, fraction=max(TRIAL_FRACTION, experiment.job.fraction))
         experiment = replace(experiment, job=job)
     rows = read_rows(arguments.rows)
+    experiment = replace(experiment, job=replace(experiment.job, device=arguments.device))
     row = run(arguments.folder, experiment, chosen_rates(rows), rows)
     provenance = {
-        "generator": generator(), "commit": commit(), "command": f"claims.py FOLDER --one {target.stem}",
-        "minutes": round((time.monotonic() - started) / 60, 1),
+        "generator": generator(), "commit": commit(), "device": device_name(arguments.device),
+        "command": f"claims.py FOLDER --one {target.stem}", "minutes": round((time.monotonic() - started) / 60, 1),
     }  # fmt: skip
     write_text(target, json.dumps(provenance | row, separators=(",", ":")) + "\n")
 
@@ -119,6 +122,11 @@ def run_one(arguments: argparse.Namespace, experiment: Experiment) -> None:
 def chosen_rates(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, float]:
     """The learning rates that finished seeds chose, by arm."""
     return {arm: row["rate"] for (arm, _), row in rows.items() if len(row["tried"]) > 1}
+
+
+def device_name(device: str) -> str:
+    """What a row was computed on."""
+    return torch.cuda.get_device_name(device) if device != "cpu" else "cpu"
 
 
 def commit() -> str:

@@ -37,7 +37,7 @@ PACKAGES = (
 )
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
     """What the figures were taken on."""
     model = next(
         (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
@@ -48,6 +48,7 @@ def machine() -> dict[str, Any]:
         "cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "avx512_bf16": "avx512_bf16" in flags, "amx_bf16": "amx_bf16" in flags, "platform": platform.platform(),
+        "gpu": None if device == "cpu" else torch.cuda.get_device_name(device),
     }  # fmt: skip
 
 
@@ -83,16 +84,22 @@ def main() -> int:
     parser.add_argument(
         "--work", type=Path, metavar="FOLDER", help="for data that can be used again (default: temporary)"
     )
+    parser.add_argument("--device", default="cpu", help="of rows a and b: cpu or cuda (default: %(default)s)")
     arguments = parser.parse_args()
     wanted = arguments.only.split(",")
+    on_device = {} if arguments.device == "cpu" else {"device": arguments.device}
+    if on_device and set(wanted) - {"a", "b"}:
+        parser.error(f"--device {arguments.device}: rows a and b only; give --only a,b")
     if unknown := [name for name in wanted if name not in ROWS]:
         parser.error(f"--only {arguments.only}: no row {unknown[0]!r}; there are {', '.join(ROWS)}")
-    report: dict[str, Any] = {"machine": machine(), "versions": versions(), "rows": []}
+    report: dict[str, Any] = {"machine": machine(arguments.device), "versions": versions(), "rows": []}
     print("| row | work | ours, s | peer, s | ratio (spread) | memory ratio |\n|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         for module, names in groupby(wanted, key=ROWS.__getitem__):
-            rows = importlib.import_module(f"speed_rows.{module}").run(list(names), work.resolve(), arguments.repeats)
+            rows = importlib.import_module(f"speed_rows.{module}").run(
+                list(names), work.resolve(), arguments.repeats, **on_device
+            )
             report["rows"] += rows
             for row in rows:
                 print_row(row)

@@ -9,6 +9,7 @@ matrix-product rate and memory bandwidth taken right after it.
 import sys
 from collections import Counter
 
+import torch
 from speed_rows.training import machine_limits, prepare_ours
 from torch.profiler import ProfilerActivity, profile
 
@@ -40,7 +41,7 @@ def main() -> None:
     print(f"{info}\n\n| part | seconds | share |\n|---|---|---|")
     for name, value in seconds.most_common():
         print(f"| {name} | {value:.2f} | {100 * value / total:.0f} % |")
-    limits = machine_limits()
+    limits = machine_limits(torch.device("cpu"))
     rate = 6 * info["multiply_adds_g"] / total
     product, copy = limits["matrix_product_gflops"], limits["copy_gb_per_s"]
     print(f"\n{total:.2f} s, {rate:.0f} GFLOP/s of {product:.0f} of a matrix product; a copy moves {copy} GB/s")

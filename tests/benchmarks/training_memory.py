@@ -1,9 +1,10 @@
 """Peak memory of training, measured against the plan's estimate.
 
-    python tests/benchmarks/training_memory.py FOLDER [--only 4 5] [--precision float32] [--json FILE]
+    python tests/benchmarks/training_memory.py FOLDER [--only 4 5] [--precision float32] [--device cuda] [--json FILE]
 
 FOLDER is filled with phantom datasets on the first call. Every measurement trains a few steps of one task in a process of
-its own and samples the resident memory of its tree; the idle process with everything imported is subtracted.
+its own and samples the resident memory of its tree; the idle process with everything imported is subtracted. With
+``--device cuda`` it is the card's memory that is measured: what torch gave out, and what it took of the card.
 """
 
 import argparse
@@ -53,19 +54,23 @@ from odiff.learning.usual_blocks import usual_blocks
 from odiff.training.precision import fix_precision, precision_of
 import odiff.inference.predict, psutil
 idle = tree_memory_gb(psutil.Process())
-folder, number, view, task, precision, overrides = Path(sys.argv[1]), *sys.argv[2:6], tuple(sys.argv[6:])
-fix_precision(precision, torch.device("cpu"))
+folder, number, view, task, precision, on, overrides = Path(sys.argv[1]), *sys.argv[2:7], tuple(sys.argv[7:])
+device = torch.device(on)
+fix_precision(precision, device)
 with PeakMemory(0.02) as memory:
     options = TrainOptions(task, "all", "none" if task != "pretrain" else "auto")
-    settings = RunSettings(0, torch.device("cpu"), 0, restart=True)
+    settings = RunSettings(0, device, 0, restart=True)
     context = train_view(folder / "preprocessed", folder / "results", number, view, options, settings, overrides)
 plan = context.plan.views[view]
-network, patch, value_bytes = plan.network, plan.patch_zyx, precision_of(torch.device("cpu")).value_bytes
+network, patch, value_bytes = plan.network, plan.patch_zyx, precision_of(device).value_bytes
+is_cpu = on == "cpu"
+measured = {"measured": memory.peak_gb - idle} if is_cpu else {
+    "measured": torch.cuda.max_memory_allocated() / 2**30, "reserved": torch.cuda.max_memory_reserved() / 2**30}
 head = context.plan.segmentation.head
 classes, cases = len(context.plan.labels), context.plan.diagnosis.batch_size if context.plan.diagnoses else 0
 print(json.dumps({
-    "measured": memory.peak_gb - idle, "patch": patch, "stem": network.stem_zyx, "channels": network.channels,
-    "estimates": asdict(task_memory_gb(network, patch, plan.batch_size, classes, value_bytes, cases, head)),
+    **measured, "patch": patch, "stem": network.stem_zyx, "channels": network.channels,
+    "estimates": asdict(task_memory_gb(network, patch, plan.batch_size, classes, value_bytes, cases, head, is_cpu)),
     "batch": cases if task == "diagnosis" else plan.batch_size, "value_bytes": value_bytes, "classes": classes,
     **asdict({
         "pretrain": lambda: pretrain_counts(network, patch),
@@ -76,7 +81,7 @@ print(json.dumps({
 """
 
 
-def prepare(folder: Path, setting: Setting) -> None:
+def prepare(folder: Path, setting: Setting, device: str) -> None:
     """A phantom dataset and its plan, where missing."""
     from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
     from odiff.phantom import write_phantom_dataset
@@ -84,7 +89,7 @@ def prepare(folder: Path, setting: Setting) -> None:
     raw = folder / "raw" / f"Dataset{setting.number:03d}_Knee"
     if not (raw / "dataset.json").exists():
         write_phantom_dataset(raw, joint="knee", cases=6, seed=0, size=setting.size)
-    options = PlanningOptions(preset=setting.preset, views=(setting.view,), memory_gb=setting.memory_gb)
+    options = PlanningOptions(preset=setting.preset, views=(setting.view,), memory_gb=setting.memory_gb, device=device)
     plan_and_preprocess(folder / "raw", folder / "preprocessed", str(setting.number), options, lambda _: None)
 
 
@@ -96,6 +101,7 @@ def main() -> None:
     parser.add_argument(
         "--precision", default="auto", help="as of odiff_train; the plan is made with auto all the same"
     )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write every row with the counts behind its estimate")
     arguments = parser.parse_args()
     rows = []
@@ -103,7 +109,7 @@ def main() -> None:
     for setting in SETTINGS:
         if arguments.only and setting.number not in arguments.only:
             continue
-        prepare(arguments.folder, setting)
+        prepare(arguments.folder, setting, arguments.device)
         for task in ("pretrain", "segmentation", "diagnosis"):
             command = [
                 sys.executable,
@@ -114,6 +120,7 @@ def main() -> None:
                 setting.view,
                 task,
                 arguments.precision,
+                arguments.device,
                 *STEPS,
             ]
             done = subprocess.run(command, capture_output=True, text=True)

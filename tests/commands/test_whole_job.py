@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-BIN = Path(sys.executable).parent
+# The environment's own commands, else those on the path, as of an installation elsewhere.
+PLACES = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 FEW = [
     "pretrain.steps=2", "segmentation.steps=2", "segmentation.head_steps=1", "diagnosis.steps=2", "diagnosis.head_steps=2",
     "fusion.steps=2",
@@ -23,7 +24,7 @@ def call(command, *arguments, roots):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("odiff_")}
     environment |= {f"odiff_{name}": str(roots / name) for name in ("raw", "preprocessed", "results")}
     return subprocess.run(
-        [str(BIN / command), *map(str, arguments)],
+        [shutil.which(command, path=PLACES), *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment,

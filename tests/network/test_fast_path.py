@@ -12,18 +12,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from odiff.diffusion import ALPHA_BAR, denoising_loss, draw_corruption
+from odiff.diffusion import ALPHA_BAR, Corruption, denoising_loss, draw_corruption
 from odiff.network import channels_last, layers, unet
 from odiff.network.fused import norm_silu_conv
 from odiff.network.layers import Convolution
 from odiff.network.unet import UNet
 from odiff.plan import DiffusionPlan, NetworkPlan
 from odiff.training.device import _quota, usable_cores, use_cores
-from odiff.training.precision import fastest_precision, fix_precision, place, precision_of
+from odiff.training.precision import autocast, fastest_precision, fix_precision, place, precision_of
 
 PLAN = NetworkPlan((1, 2, 2), (32, 64), ((1, 1, 1), (1, 2, 2)), ((1, 3, 3), (3, 3, 3)), 1, 32)
 DIFFUSION = DiffusionPlan(1000, "cosine", "x0", "min_snr", 5.0, 0.5, (2, 4, 4), (50,), ("mid",))
 CPU = torch.device("cpu")
+GPU = pytest.param(
+    torch.device("cuda"), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"), id="cuda"
+)
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-11}
 ROUNDINGS = 40
 SCALE = 2.0**12  # as in training, so that no gradient falls below what float16 holds
@@ -39,10 +42,12 @@ def network(seed=0):
     return made
 
 
-def forward_loss_gradients(made, batch, answer=None):
+def forward_loss_gradients(made, batch, answer=None, device=CPU):
     x0 = torch.randn((batch, 1, 4, 16, 16), generator=torch.Generator().manual_seed(1))
-    corruption = draw_corruption(x0.shape, DIFFUSION, torch.Generator().manual_seed(2))
-    loss, denoised = denoising_loss(answer or made, x0, corruption, ALPHA_BAR["cosine"](1000).float(), DIFFUSION)
+    drawn = draw_corruption(x0.shape, DIFFUSION, torch.Generator().manual_seed(2))
+    corruption = Corruption(*(one.to(device) for one in (drawn.t, drawn.noise, drawn.hidden)))
+    alpha_bar = ALPHA_BAR["cosine"](1000).float().to(device)
+    loss, denoised = denoising_loss(answer or made, x0.to(device), corruption, alpha_bar, DIFFUSION)
     (loss * SCALE).backward()
     return denoised, loss.detach(), {name: p.grad / SCALE for name, p in made.named_parameters()}
 
@@ -68,21 +73,22 @@ def plainly(made, batch):
 
 
 def off(found, wanted):
-    found, wanted = found.detach().double(), wanted.detach().double()
+    found, wanted = (one.detach().cpu().double() for one in (found, wanted))
     return float((found - wanted).norm() / wanted.norm().clamp(min=1e-30))
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
-def test_forward_loss_and_gradients_agree_with_the_plain_path(name, batch):
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_forward_loss_and_gradients_agree_with_the_plain_path(device, name, batch):
     wanted, wanted_loss, wanted_gradients = plainly(network(), batch)
     try:
-        fix_precision(name, CPU)
-        made = place(network(), CPU)
-        with torch.autocast("cpu", dtype=precision_of(CPU).dtype, enabled=name != "float32"):
-            found, loss, gradients = forward_loss_gradients(made, batch)
+        fix_precision(name, device)
+        made = place(network(), device)
+        with autocast(device):
+            found, loss, gradients = forward_loss_gradients(made, batch, device=device)
     finally:
-        fix_precision("auto", CPU)
+        fix_precision("auto", device)
     bound = 8 * math.sqrt(ROUNDINGS) * UNIT_ROUNDOFF[name]
     assert off(found, wanted) < bound
     assert off(loss, wanted_loss) < bound

@@ -1,12 +1,14 @@
 """The paper's network computes what its released one does: names, shapes, schedule and activations (tests/network/reference)."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from odiff.diffusion import ALPHA_BAR
 from odiff.network.paper import PaperUNet
-from odiff.training.precision import place
+from odiff.training.precision import exact_float32, place
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +29,17 @@ def test_the_cosine_schedule_is_the_released_one(official):
         assert float(found[int(t)]) == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"))],
+)
 def test_every_activation_is_the_reference_within_a_thousandth(
-    network, official_input, official_activations, is_official
+    network, official_input, official_activations, is_official, device
 ):
-    with torch.no_grad():
-        found = network.features(official_input, torch.tensor([100]))
-        found["final"] = network(official_input, torch.tensor([100]))
+    made, x_t, t = copy.deepcopy(network).to(device), official_input.to(device), torch.tensor([100], device=device)
+    with torch.no_grad(), exact_float32():
+        found = made.features(x_t, t) | {"final": made(x_t, t)}
+    found = {name: activation.cpu() for name, activation in found.items()}
     assert set(found) == set(official_activations.files) - {"x_t"}
     assert np.allclose(official_input.flatten()[:4096], official_activations["x_t"], atol=1e-5)
     assert all(is_official(name, activation) for name, activation in found.items())

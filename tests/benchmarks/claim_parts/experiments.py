@@ -13,15 +13,15 @@ from claim_parts.training import (
     Job,
     Recipe,
     as_whole_numbers,
+    diagnose_group,
     dice,
     fine_tune,
     forget,
     group_folder,
     plan_of,
-    predict,
     pretrain,
-    probabilities,
     seconds_of,
+    segment,
 )
 from claim_parts.verdicts import Rows
 from odiff.geometry import VIEWS
@@ -123,10 +123,13 @@ def run(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Row
         experiment = replace(experiment, job=within_our_time(experiment.job, rows))
     job = experiment.job
 
+    first: list[ResultsFolder] = []
+
     def attempt(rate: float) -> tuple[float, ResultsFolder]:
-        changed = with_rate(folder, job, experiment.task, rate)
-        results = fine_tune(folder, results_of(folder, experiment, rate), changed, experiment.task, experiment.views)
-        return validation_score(results, experiment), results
+        changed, root = with_rate(folder, job, experiment.task, rate), results_of(folder, experiment, rate)
+        like = first[0] if first and experiment.task == "diagnosis" else None
+        first.append(fine_tune(folder, root, changed, experiment.task, experiment.views, like))
+        return validation_score(first[-1], experiment), first[-1]
 
     row, results = best_rate(experiment, rates, attempt)
     row |= {
@@ -223,28 +226,24 @@ def seconds(folder: Path, experiment: Experiment, results: ResultsFolder) -> dic
     job = experiment.job
     found = {"fine_tuning": sum(seconds_of(results.task(v, experiment.task, FOLD)) for v in experiment.views)}
     if job.pretrained != NONE:
-        runs = [pretrain(folder, job.pretrained, job.recipe, view, job.seed) for view in experiment.views]
+        runs = [pretrain(folder, job, view) for view in experiment.views]
         found["pretraining"] = sum(map(seconds_of, runs))
     return {name: round(value, 1) for name, value in found.items()}
 
 
 def score_diagnosis(folder: Path, experiment: Experiment, results: ResultsFolder) -> dict[str, Any]:
     """Probabilities by test group and by who looked: ``fused``, a view alone, ``without_<view>``."""
-    cohort, views = experiment.job.cohort, experiment.views
+    job, views = experiment.job, experiment.views
     looks: dict[str, tuple[str | None, tuple[str, ...]]] = {"fused" if len(views) > 1 else views[0]: (None, views)}
     if len(views) > 1:
         looks |= {view: (view, (view,)) for view in views}
         looks |= {f"without_{view}": (None, tuple(one for one in views if one != view)) for view in views}
     found: dict[str, Any] = {}
     for group in experiment.groups:
-        for name, (by, seen) in looks.items() if group == "same" else [next(iter(looks.items()))]:
-            truth, probability, cases = probabilities(
-                folder, cohort, group, predict(folder, results, cohort, group, "diagnosis", by, seen)
-            )
-            kept = found.setdefault(group, {"cases": cases, "truth": truth.astype(int).tolist()})
-            if kept["cases"] != cases:
-                raise RuntimeError(f"{experiment.name}: {group}, {name}: other cases than before")
-            kept[name] = as_whole_numbers(probability)
+        wanted = looks if group == "same" else dict([next(iter(looks.items()))])
+        cases, truth, by_look = diagnose_group(folder, results, job, group, wanted)
+        found[group] = {"cases": cases, "truth": truth.astype(int).tolist()}
+        found[group] |= {name: as_whole_numbers(probability) for name, probability in by_look.items()}
     return found
 
 
@@ -253,7 +252,7 @@ def score_segmentation(folder: Path, experiment: Experiment, results: ResultsFol
     cohort, found = experiment.job.cohort, {}
     labels = plan_of(folder, experiment.job).labels
     for group in experiment.groups:
-        predictions = predict(folder, results, cohort, group, "segmentation", None, experiment.views)
+        predictions = segment(folder, results, experiment.job, group, experiment.views[0])
         found[group] = as_row(dice(group_folder(folder, cohort, group) / "labelsTs", predictions, labels))
     return found
 

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from claim_parts.cohorts import COHORTS, write_splits
+from claim_parts.looks import Looks, diagnose
 from odiff.dataset import list_series
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.geometry import VIEWS, read_mask, read_volume
@@ -47,6 +48,7 @@ class Job:
     fraction: float
     seed: int
     changes: tuple[str, ...] = ()
+    device: str = "cpu"
 
 
 def prepare(folder: Path, cohort: str, recipe: Recipe, like: str | None = None) -> Path:
@@ -71,9 +73,9 @@ def plan_of(folder: Path, job: Job) -> Plan:
     return read_plan(prepare(folder, job.cohort, job.recipe, like_of(job)) / COHORTS[job.cohort].dataset / "plans.json")
 
 
-def settings_of(seed: int) -> RunSettings:
-    """One process, on the CPU."""
-    return RunSettings(seed, torch.device("cpu"), 0)
+def settings_of(job: Job) -> RunSettings:
+    """One process, on the CPU or a GPU."""
+    return RunSettings(job.seed, torch.device(job.device), 0)
 
 
 def seconds_of(run: RunFolder) -> float:
@@ -81,58 +83,79 @@ def seconds_of(run: RunFolder) -> float:
     return float(sum(line["seconds"] for line in run.read_metrics() if "seconds" in line))
 
 
-def pretrain(folder: Path, cohort: str, recipe: Recipe, view: str, seed: int) -> RunFolder:
-    """The pretraining of a view, trained where it is missing."""
-    results = folder / "pretrained" / f"{recipe.name}_{seed}"
-    context = train_view(
-        prepare(folder, cohort, recipe), results, COHORTS[cohort].dataset, view, TrainOptions("pretrain"),
-        settings_of(seed), recipe.changes,
-    )  # fmt: skip
-    return context.results.pretrain(view)
+def pretrain(folder: Path, job: Job, view: str) -> RunFolder:
+    """The pretraining of a view that a job starts from, trained where it is missing."""
+    cohort, recipe = job.pretrained, job.recipe
+    results = folder / "pretrained" / f"{recipe.name}_{job.seed}"
+    run = ResultsFolder(results / COHORTS[cohort].dataset / recipe.preset).pretrain(view)
+    if not run.is_trained():
+        train_view(
+            prepare(folder, cohort, recipe), results, COHORTS[cohort].dataset, view, TrainOptions("pretrain"),
+            settings_of(job), recipe.changes,
+        )  # fmt: skip
+    return run
 
 
-def fine_tune(folder: Path, results: Path, job: Job, task: str, views: Sequence[str]) -> ResultsFolder:
+def fine_tune(
+    folder: Path, results: Path, job: Job, task: str, views: Sequence[str], like: ResultsFolder | None = None
+) -> ResultsFolder:
     """Fold 0 of a task for some views, and of their fusion where there are several and the task is diagnosis.
 
     What the views share is learnt from the cohort's own scans or not at all: features of another joint are tried alone.
+    Blocks, time steps and poolings are those that a run at another learning rate, `like`, chose: the rate has no part in that.
     """
     root = prepare(folder, job.cohort, job.recipe, like_of(job))
     changes = (*job.recipe.changes, *job.changes)
+    own = ResultsFolder(results / COHORTS[job.cohort].dataset / job.recipe.preset, job.fraction)
     context = None
     for view in (*views, *((FUSED,) if task == "diagnosis" and len(views) > 1 else ())):
+        if like and view != FUSED:
+            take_choices(like.task(view, task, FOLD), own.task(view, task, FOLD))
         start = "none"
         if job.pretrained != "none" and (view != FUSED or job.pretrained == job.cohort):
-            start = str(pretrain(folder, job.pretrained, job.recipe, view, job.seed).checkpoint("final"))
+            start = str(pretrain(folder, job, view).checkpoint("final"))
         options = TrainOptions(task, FOLD, start, job.fraction)
-        context = train_view(root, results, COHORTS[job.cohort].dataset, view, options, settings_of(job.seed), changes)
+        context = train_view(root, results, COHORTS[job.cohort].dataset, view, options, settings_of(job), changes)
     assert context is not None
     return context.results
 
 
-def predict(
-    folder: Path, results: ResultsFolder, cohort: str, group: str, task: str, by: str | None = None, views: Sequence[str] = VIEWS
-) -> Path:  # fmt: skip
-    """Predict the test patients of a group from the files of some views; the folder of predictions."""
-    source = group_folder(folder, cohort, group)
-    seen = results.path / "predictions" / f"{group}_{task}_{by}_{'-'.join(views)}"
+def take_choices(done: RunFolder, new: RunFolder) -> None:
+    """Let a run that was not begun start from the configuration of another, whose choices it keeps as if it were resumed."""
+    if not new.config.exists():
+        new.path.mkdir(parents=True, exist_ok=True)
+        shutil.copy(done.config, new.config)
+
+
+def segment(folder: Path, results: ResultsFolder, job: Job, group: str, view: str) -> Path:
+    """Segment the test patients of a group that have masks; the folder of predictions."""
+    source = group_folder(folder, job.cohort, group)
+    seen = results.path / "predictions" / group
     (seen / "in").mkdir(parents=True, exist_ok=True)
-    for path in sorted((source / "imagesTs").iterdir()):
-        is_scored = task == "diagnosis" or (source / "labelsTs" / path.name).exists()
-        if is_scored and path.name.rsplit("_", 1)[1].split(".")[0] in views:
-            (seen / "in" / path.name).unlink(missing_ok=True)
-            (seen / "in" / path.name).symlink_to(path.resolve())
-    predictor = Predictor(results.path, tasks=(task,), diagnose_by=by, label_fraction=results.label_fraction)
+    for path in sorted((source / "labelsTs").glob(f"*_{view}.nii.gz")):
+        (seen / "in" / path.name).unlink(missing_ok=True)
+        (seen / "in" / path.name).symlink_to((source / "imagesTs" / path.name).resolve())
+    predictor = Predictor(
+        results.path, tasks=("segmentation",), label_fraction=results.label_fraction, device=torch.device(job.device)
+    )
     predict_folder(predictor, seen / "in", seen / "out", cases_file=source / "cases.csv")
     return seen / "out"
 
 
-def probabilities(folder: Path, cohort: str, group: str, predictions: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Truth and probability (cases, labels) of the test patients of a group, and the patients."""
-    table = pd.read_csv(group_folder(folder, cohort, group) / "cases.csv", dtype={"case": str})
-    found = pd.read_csv(predictions / "diagnosis.csv", dtype={"case": str}).set_index("case")
-    labels = [name for name in found.columns if name in table.columns]
-    table = table.set_index("case").loc[sorted(found.index)]
-    return table[labels].to_numpy(float), found.loc[table.index, labels].to_numpy(float), list(table.index)
+def diagnose_group(
+    folder: Path, results: ResultsFolder, job: Job, group: str, looks: Looks
+) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
+    """The test patients of a group, their truth (cases, labels), and probabilities (cases, labels) by look."""
+    source = group_folder(folder, job.cohort, group)
+    found = diagnose(
+        results.path, source / "imagesTs", source / "cases.csv", looks, results.label_fraction, torch.device(job.device)
+    )
+    by_look = {name: pd.DataFrame.from_dict(rows, orient="index").sort_index() for name, rows in found.items()}
+    table = pd.read_csv(source / "cases.csv", dtype={"case": str}).set_index("case")
+    first = next(iter(by_look.values()))
+    labels = list(first.columns)
+    probabilities = {name: rows.loc[first.index, labels].to_numpy(float) for name, rows in by_look.items()}
+    return list(first.index), table.loc[first.index, labels].to_numpy(float), probabilities
 
 
 def group_folder(folder: Path, cohort: str, group: str) -> Path:

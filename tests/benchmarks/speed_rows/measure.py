@@ -94,7 +94,10 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Callable[[], object]]]) ->
 
 
 def own_peak_gb() -> float:
-    """Largest resident memory of this process ever, GiB (VmHWM; Linux only)."""
+    """Largest resident memory of this process ever, GiB (VmHWM; Linux only); where it computes on a GPU, the card's that torch took."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_reserved() / GIB
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 2**20
