@@ -24,6 +24,7 @@ from odiff.network.heads import pooled_grid
 from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Plan, ViewPlan
 from odiff.plan.schema import Triple
+from odiff.training.graphs import record
 from odiff.training.precision import autocast, place
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -136,6 +137,7 @@ def head_step_seconds(plan: Plan, view: ViewPlan, device: torch.device) -> float
     for _ in range(WARM_UPS + STEPS):
         started = time.perf_counter()
         warm_up_head(network.head, cached, replace(plan.diagnosis, head_steps=1), 0)
+        _finish(device)
         seconds.append(time.perf_counter() - started)
     return min(seconds[WARM_UPS:])
 
@@ -143,11 +145,14 @@ def head_step_seconds(plan: Plan, view: ViewPlan, device: torch.device) -> float
 def training_rate(plan: ViewPlan, classes: int, device: torch.device, head: str = "decoder") -> TaskFigures:
     """Multiply-adds a second of a training step of each task, on a piece of the patch of about `PIECE_VOXELS`.
 
+    A GPU, which a piece would leave idle, is given whole batches, recorded as in training.
+
     Diagnosis trains the same layers as pretraining and is not measured apart.
     """
-    piece = piece_of(plan)
-    pretrain = _rate(lambda: build_backbone(plan.network), piece, device)
-    segmentation = _rate(lambda: SegmentationNetwork(plan.network, classes, head), piece, device) if classes else 0.0
+    is_cpu = device.type == "cpu"
+    shape = (1, 1, *piece_of(plan)) if is_cpu else (plan.batch_size, 1, *plan.patch_zyx)
+    pretrain = _rate(lambda: build_backbone(plan.network), shape, device)
+    segmentation = _rate(lambda: SegmentationNetwork(plan.network, classes, head), shape, device) if classes else 0.0
     return TaskFigures(pretrain, segmentation, pretrain)
 
 
@@ -167,11 +172,12 @@ def piece_of(plan: ViewPlan) -> Triple:
     return depth, rows, columns
 
 
-def _rate(build: Callable[[], nn.Module], piece: Triple, device: torch.device) -> float:
+def _rate(build: Callable[[], nn.Module], shape: tuple[int, int, int, int, int], device: torch.device) -> float:
     network = place(build(), device)
-    x, t = torch.randn((1, 1, *piece), device=device), torch.zeros(1, device=device)
-    seconds = [_step(network, x, t) for _ in range(WARM_UPS + STEPS)]
-    return TRAINING_PASSES * multiply_adds(build, piece) / min(seconds[WARM_UPS:])
+    record(network, shape, device, accumulate=1)
+    x, t = torch.randn(shape, device=device), torch.zeros(shape[0], dtype=torch.long, device=device)
+    seconds = [_step(network.train(), x, t) for _ in range(WARM_UPS + STEPS)]
+    return TRAINING_PASSES * shape[0] * multiply_adds(build, shape[2:]) / min(seconds[WARM_UPS:])
 
 
 def _step(network: nn.Module, x: Tensor, t: Tensor) -> float:
@@ -180,6 +186,11 @@ def _step(network: nn.Module, x: Tensor, t: Tensor) -> float:
         loss = network(x, t).float().square().mean()
     loss.backward()
     network.zero_grad()
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
+    _finish(x.device)
     return time.perf_counter() - started
+
+
+def _finish(device: torch.device) -> None:
+    """Wait for what was asked of a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

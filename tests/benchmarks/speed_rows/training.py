@@ -26,6 +26,7 @@ from odiff.network.paper import PaperUNet
 from odiff.network.unet import UNet
 from odiff.plan import DiffusionPlan, ViewPlan
 from odiff.training.device import use_cores
+from odiff.training.graphs import record
 from odiff.training.loop import LoopSettings, start_state, update
 from odiff.training.precision import precision_of
 from speed_rows.diagnosis import paper_network
@@ -76,6 +77,7 @@ def prepare_ours(kind: str, on: str = "cpu") -> tuple[dict[str, Any], Any]:
     info |= {"precision": precision_of(device).name, "channels_last": precision_of(device).is_channels_last}
     settings = LoopSettings(10**6, 1, 1.0, 0.01, 0.999, 10**6, 10**6, device, 0, 0)
     state = start_state(network, {"backbone": list(network.parameters())}, settings)
+    record(state.network, (1, 1, *SHAPE_ZYX), device, settings.accumulate)
     alpha_bar = ALPHA_BAR["cosine"](1000).float().to(device)
     volume = torch.randn(1, 1, *SHAPE_ZYX)
 
