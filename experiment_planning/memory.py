@@ -39,7 +39,7 @@ class TaskCost:
 
 
 PRETRAIN = TaskCost(0.17, 20.0, 18.0, 1.25, 2.2, 60.0)
-# Where norms do not run in pieces (`odiff.network.channels_last`), or may not: on a GPU and in float32; fitted before they did.
+# Where norms may not run in pieces (`odiff.network.channels_last`): a CPU in float32; fitted before any did.
 PRETRAIN_BY_AUTOGRAD = TaskCost(0.17, 20.0, 22.0, 1.6, 5.9, 91.0)
 SEGMENTATION = TaskCost(0.19, 20.0, 12.0, 2.1, 2.2, 48.0)
 DIAGNOSIS = TaskCost(0.21, 18.0, 15.0, 0.8, 0.0, 40.0)
@@ -107,7 +107,7 @@ def task_memory_gb(
     network: NetworkPlan, patch_zyx: Triple, batch_size: int, classes: int, value_bytes: int, diagnosis_batch: int = 0,
     head: str = "decoder", is_cpu: bool = True,
 ) -> TaskMemory:  # fmt: skip
-    """Peak memory of the training process above an idle import, in GiB, for each task.
+    """Peak memory of the training process above an idle import, in GiB, for each task; on a GPU, what torch takes of the card.
 
     Parameters
     ----------
@@ -122,7 +122,10 @@ def task_memory_gb(
     def needed(cost: TaskCost, counts: Counts, batch: int) -> float:
         per_kept = cost.per_kept * (KEPT_IN_FLOAT32 if value_bytes == FLOAT32 else 1)
         values = value_bytes * (per_kept * counts.kept + cost.per_largest * counts.largest)
-        more = max(cost.saved * counts.parameters, batch * (values + cost.per_voxel * voxels))
+        saved = (
+            cost.saved * counts.parameters if is_cpu else 0.0
+        )  # a GPU's checkpoint is written from the computer's memory
+        more = max(saved, batch * (values + cost.per_voxel * voxels))
         return cost.fixed_gb + (cost.per_parameter * counts.parameters + more) / GIB
 
     segmentation = diagnosis = 0.0
@@ -131,7 +134,7 @@ def task_memory_gb(
     if diagnosis_batch:
         last = default_blocks(network, patch_zyx, block_names(network))[-1]
         diagnosis = needed(DIAGNOSIS, diagnosis_counts(network, patch_zyx, last), diagnosis_batch)
-    pretrain = PRETRAIN if is_cpu and value_bytes != FLOAT32 else PRETRAIN_BY_AUTOGRAD
+    pretrain = PRETRAIN_BY_AUTOGRAD if is_cpu and value_bytes == FLOAT32 else PRETRAIN
     return TaskMemory(needed(pretrain, pretrain_counts(network, patch_zyx), batch_size), segmentation, diagnosis)
 
 
