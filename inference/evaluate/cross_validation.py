@@ -1,5 +1,6 @@
 """After cross-validation: the validation predictions of every plan, view and fusion, scored out of fold."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from odiff.learning.tabular_model import TABULAR
 from odiff.metrics.calibration import cross_fitted
 from odiff.plan import Plan
 
+log = logging.getLogger(__name__)
 DiceGain = dict[str, tuple[float, float]]
 
 
@@ -229,6 +231,13 @@ def table_logits(results: ResultsFolder, view: str, plan: Plan, prepared: Prepar
     folds = single_folds(results, FUSED, "diagnosis") if view == FUSED else []
     if not tabular_checkpoints(results, folds):
         return {}
+    for fold in folds:
+        run = results.task(FUSED, TABULAR, fold)
+        if not (run.validation / "predictions.csv").exists():
+            log.warning(
+                "%s: was not validated, so its cases are scored without the table that prediction would read; run odiff_train %s fused "
+                "--fold %s --validate-only", run.path, prepared.description.name, fold
+            )  # fmt: skip
     mixed = read_folds(results, FUSED, TABULAR, plan, prepared)
     return {case: row for case, row in mixed.items() if has_table(prepared.cases[case].tabular)}
 

@@ -114,6 +114,18 @@ def test_tasks_that_are_best_in_different_plans_get_a_command_each(crossed):
     assert better[better.index("-o") + 1] != demo[demo.index("-o") + 1]
 
 
+def test_a_late_fusion_that_was_not_validated_is_told(crossed, caplog):
+    folder = crossed / "results" / "Dataset001_Knee" / "cpu_demo" / "fused" / "tabular"
+    for fold in (0, 1):
+        (folder / f"fold_{fold}").mkdir(parents=True)
+        (folder / f"fold_{fold}" / "checkpoint_final.safetensors").write_bytes(b"")
+    good = folder.parents[2] / "better" / "fused" / "diagnosis" / "fold_0" / "validation"
+    shutil.copytree(good, folder / "fold_0" / "validation")
+    assert main(call_for(crossed)) == 0
+    told = [record.getMessage() for record in caplog.records if "was not validated" in record.getMessage()]
+    assert len(told) == 1 and f"{folder / 'fold_1'}" in told[0] and "--fold 1 --validate-only" in told[0]
+
+
 def test_a_fusion_that_reads_the_case_table_is_scored_with_it_as_it_predicts(crossed):
     """The plan's noisy fusion, beside a late fusion that is right about every case but one, which has no row in the table."""
     folder = crossed / "results" / "Dataset001_Knee" / "cpu_demo"
