@@ -122,9 +122,8 @@ def task_memory_gb(
     def needed(cost: TaskCost, counts: Counts, batch: int) -> float:
         per_kept = cost.per_kept * (KEPT_IN_FLOAT32 if value_bytes == FLOAT32 else 1)
         values = value_bytes * (per_kept * counts.kept + cost.per_largest * counts.largest)
-        saved = (
-            cost.saved * counts.parameters if is_cpu else 0.0
-        )  # a GPU's checkpoint is written from the computer's memory
+        # What a GPU learnt is saved from the computer's memory.
+        saved = cost.saved * counts.parameters if is_cpu else 0.0
         more = max(saved, batch * (values + cost.per_voxel * voxels))
         return cost.fixed_gb + (cost.per_parameter * counts.parameters + more) / GIB
 
