@@ -1,5 +1,6 @@
 """Intervals of claims, against differences that are known."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,11 @@ def test_every_statement_is_judged_on_rows_of_all_arms(tmp_path):
     assert [one.claim.name for one in found] == [*(one.name for one in statements()), "7_calibration"]
     assert all(one.claim.seeds == 3 for one in found)
     assert {path.name for path in tmp_path.iterdir()} == {"claims.json", "claims.md", "claims.png"}
+    assert "Rows are missing" not in (tmp_path / "claims.md").read_text()
+    two = {(arm, seed): row for (arm, seed), row in rows.items() if seed < 2 and "knee_segmentation" in arm}
+    assert {one.claim.verdict for one in write_page(two, tmp_path)} == {"open, 2 of 3 seeds"}
+    assert {one["met"] for one in json.loads((tmp_path / "claims.json").read_text())["claims"]} == {None}
+    assert "Rows are missing of `1_auroc_10pct`" in (tmp_path / "claims.md").read_text()
     assert write_page({}, tmp_path) == []
 
 

@@ -31,7 +31,7 @@ class Finding:
         numbers = {"difference": claim.difference, "low": claim.low, "high": claim.high, **self.also}
         return {
             "id": claim.name, **{name: round(value, 4) for name, value in numbers.items()}, "seeds": claim.seeds,
-            "patients": claim.patients, "met": claim.is_met, "command": self.command,
+            "patients": claim.patients, "met": None if claim.is_open else claim.is_met, "command": self.command,
         }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def draw(found: Sequence[Finding], path: Path) -> None:
     axes = figure.subplots()
     for place, one in enumerate(reversed(found)):
         claim = one.claim
-        colour = "tab:green" if claim.is_met else "tab:red"
+        colour = "tab:grey" if claim.is_open else "tab:green" if claim.is_met else "tab:red"
         axes.plot([claim.low, claim.high], [place, place], color=colour)
         axes.plot(claim.difference, place, "o", color=colour)
         bound = claim.high_under if np.isinf(claim.low_over) else claim.low_over
@@ -104,7 +104,9 @@ def draw(found: Sequence[Finding], path: Path) -> None:
             axes.plot(claim.least, place, "d", color="black", markersize=4, fillstyle="none")
     axes.set_yticks(range(len(found)), [one.claim.name for one in reversed(found)])
     axes.axvline(0, color="grey", linewidth=0.5)
-    axes.set_xlabel("difference, 95 % interval; bar: bound of the interval, diamond: least difference")
+    axes.set_xlabel(
+        "difference, 95 % interval\nbar: bound of the interval, diamond: least difference; grey: seeds are missing"
+    )
     figure.savefig(path, dpi=100)
 
 
@@ -124,8 +126,11 @@ def page(found: Sequence[Finding], rows: Rows, generator: dict[str, str]) -> str
         beside = "".join(f"; {name} {value:.3f}" for name, value in one.also.items())
         lines.append(
             f"| `{claim.name}` | {claim.says}{beside} | {claim.difference:+.3f} | {claim.low:+.3f} to {claim.high:+.3f} | {claim.seeds} |"
-            f" {claim.patients} | {claim.wanted} | {'yes' if claim.is_met else '**no**'} |"
+            f" {claim.patients} | {claim.wanted} | {claim.verdict} |"
         )
+    missing = [one.name for one in statements() if one.name not in {claim.claim.name for claim in found}]
+    if missing:
+        lines += ["", f"Rows are missing of {', '.join(f'`{name}`' for name in missing)}."]
     lines += [
         "",
         "## Arms",
