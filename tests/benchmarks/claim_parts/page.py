@@ -135,15 +135,19 @@ def page(found: Sequence[Finding], rows: Rows, generator: dict[str, str]) -> str
         "",
         "## Arms",
         "",
-        "| arm | seeds | fine-tuning, s | pretraining, s | learning rate |",
-        "|---|---|---|---|---|",
+        "Seconds are those of the seeds that a CPU trained.",
+        "",
+        "| arm | seeds | fine-tuning, s | pretraining, s | learning rate | rows from elsewhere |",
+        "|---|---|---|---|---|---|",
     ]
     for arm in sorted({name for name, _ in rows}):
         of_arm = [row for (name, _), row in rows.items() if name == arm]
+        timed = [row["seconds"] for row in of_arm if row.get("device", "cpu") == "cpu"]
         tuning, before = (
-            f"{np.mean([row['seconds'].get(what, 0.0) for row in of_arm]):.0f}"
+            f"{np.mean([seconds.get(what, 0.0) for seconds in timed]):.0f}" if timed else "-"
             for what in ("fine_tuning", "pretraining")
         )
+        others = ", ".join(sorted({row["device"] for row in of_arm if row.get("device", "cpu") != "cpu"}))
         rates = ", ".join(sorted({f"{row['rate']:g}" for row in of_arm}))
-        lines.append(f"| {arm} | {len(of_arm)} | {tuning} | {before} | x {rates} |")
+        lines.append(f"| {arm} | {len(of_arm)} | {tuning} | {before} | x {rates} | {others} |")
     return "\n".join(lines) + "\n"
