@@ -24,6 +24,7 @@ from odiff.network.heads import pooled_grid
 from odiff.network.segmentation import SegmentationNetwork
 from odiff.plan import Plan, ViewPlan
 from odiff.plan.schema import Triple
+from odiff.training.device import finish
 from odiff.training.graphs import record
 from odiff.training.precision import autocast, place
 
@@ -137,7 +138,7 @@ def head_step_seconds(plan: Plan, view: ViewPlan, device: torch.device) -> float
     for _ in range(WARM_UPS + STEPS):
         started = time.perf_counter()
         warm_up_head(network.head, cached, replace(plan.diagnosis, head_steps=1), 0)
-        _finish(device)
+        finish(device)
         seconds.append(time.perf_counter() - started)
     return min(seconds[WARM_UPS:])
 
@@ -145,14 +146,16 @@ def head_step_seconds(plan: Plan, view: ViewPlan, device: torch.device) -> float
 def training_rate(plan: ViewPlan, classes: int, device: torch.device, head: str = "decoder") -> TaskFigures:
     """Multiply-adds a second of a training step of each task, on a piece of the patch of about `PIECE_VOXELS`.
 
-    A GPU, which a piece would leave idle, is given whole batches, recorded as in training.
+    A GPU, which a piece would leave idle, is given whole batches, recorded where training records them.
 
     Diagnosis trains the same layers as pretraining and is not measured apart.
     """
     is_cpu = device.type == "cpu"
     shape = (1, 1, *piece_of(plan)) if is_cpu else (plan.batch_size, 1, *plan.patch_zyx)
-    pretrain = _rate(lambda: build_backbone(plan.network), shape, device)
-    segmentation = _rate(lambda: SegmentationNetwork(plan.network, classes, head), shape, device) if classes else 0.0
+    pretrain = _rate(lambda: build_backbone(plan.network), shape, device, plan.accumulate)
+    segmentation = 0.0
+    if classes:
+        segmentation = _rate(lambda: SegmentationNetwork(plan.network, classes, head), shape, device, plan.accumulate)
     return TaskFigures(pretrain, segmentation, pretrain)
 
 
@@ -172,11 +175,13 @@ def piece_of(plan: ViewPlan) -> Triple:
     return depth, rows, columns
 
 
-def _rate(build: Callable[[], nn.Module], shape: tuple[int, int, int, int, int], device: torch.device) -> float:
+def _rate(
+    build: Callable[[], nn.Module], shape: tuple[int, int, int, int, int], device: torch.device, accumulate: int
+) -> float:
     network = place(build(), device)
-    record(network, shape, device, accumulate=1)
+    record(network, shape, device, accumulate)
     x, t = torch.randn(shape, device=device), torch.zeros(shape[0], dtype=torch.long, device=device)
-    seconds = [_step(network.train(), x, t) for _ in range(WARM_UPS + STEPS)]
+    seconds = [_step(network, x, t) for _ in range(WARM_UPS + STEPS)]
     return TRAINING_PASSES * shape[0] * multiply_adds(build, shape[2:]) / min(seconds[WARM_UPS:])
 
 
@@ -186,11 +191,5 @@ def _step(network: nn.Module, x: Tensor, t: Tensor) -> float:
         loss = network(x, t).float().square().mean()
     loss.backward()
     network.zero_grad()
-    _finish(x.device)
+    finish(x.device)
     return time.perf_counter() - started
-
-
-def _finish(device: torch.device) -> None:
-    """Wait for what was asked of a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -53,6 +53,12 @@ def use_cores(wanted: int | None = None) -> int:
     return threads
 
 
+def finish(device: torch.device) -> None:
+    """Wait until a GPU has done what was asked of it, as who times it must; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def loading_processes(device: torch.device, wanted: int | None = None) -> int:
     """How many processes load data: `wanted`, or none on a CPU, where they would take the cores that compute."""
     if wanted is not None:

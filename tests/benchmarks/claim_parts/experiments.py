@@ -23,7 +23,7 @@ from claim_parts.training import (
     seconds_of,
     segment,
 )
-from claim_parts.verdicts import Rows
+from claim_parts.verdicts import CPU, Rows, device_of
 from odiff.geometry import VIEWS
 from odiff.learning.context import FUSED
 from odiff.learning.pretrained import ResultsFolder
@@ -123,13 +123,13 @@ def run(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Row
         experiment = replace(experiment, job=within_our_time(experiment.job, rows))
     job = experiment.job
 
-    first: list[ResultsFolder] = []
+    learnt: list[ResultsFolder] = []
 
     def attempt(rate: float) -> tuple[float, ResultsFolder]:
         changed, root = with_rate(folder, job, experiment.task, rate), results_of(folder, experiment, rate)
-        like = first[0] if first and experiment.task == "diagnosis" else None
-        first.append(fine_tune(folder, root, changed, experiment.task, experiment.views, like))
-        return validation_score(first[-1], experiment), first[-1]
+        results = fine_tune(folder, root, changed, experiment.task, experiment.views, next(iter(learnt), None))
+        learnt.append(results)
+        return validation_score(results, experiment), results
 
     row, results = best_rate(experiment, rates, attempt)
     row |= {
@@ -163,24 +163,21 @@ def within_our_time(job: Job, rows: Rows) -> Job:
 def cpu_seconds(experiment: Experiment, rows: Rows) -> dict[str, float]:
     """How long an arm takes on the CPU, where its peers run too: from the row of its seed, or of another of as many steps."""
     seeds = sorted(SEEDS, key=lambda seed: seed != experiment.job.seed)
-    found = [rows[experiment.arm, seed] for seed in seeds if (experiment.arm, seed) in rows]
-    for row in found:
-        if row.get("device", "cpu") == "cpu":
+    for row in (rows[experiment.arm, seed] for seed in seeds if (experiment.arm, seed) in rows):
+        if device_of(row) == CPU:
             return row["seconds"]
     raise SystemExit(f"{experiment.name}: a row of it tells how long it takes on the CPU: run one first")
 
 
 def run_nnunet(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Rows) -> dict[str, Any]:
-    """The row of nnU-Net, which may take as long as our arm of the same seed took, without or with its pretraining."""
+    """The row of nnU-Net, which may take as long as our arm took on the CPU, without or with its pretraining."""
     from claim_parts import nnunet
 
     job, (view,) = experiment.job, experiment.views
     like = replace(job, recipe=DEFAULT, pretrained="knee")
     few = replace(like, fraction=FEW)  # as many steps as with all labels
     ours = cpu_seconds(Experiment(few, experiment.task, experiment.views), rows)
-    allowed = sum(
-        ours[part] for part in (("fine_tuning", "pretraining") if job.recipe.name == COUNTED else ("fine_tuning",))
-    )
+    allowed = ours["fine_tuning"] + (ours["pretraining"] if job.recipe.name == COUNTED else 0.0)
     raw, labels = folder / "raw" / COHORTS[job.cohort].dataset, plan_of(folder, like).labels
 
     def attempt(rate: float) -> tuple[float, tuple[Path, float]]:

@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from claim_parts.statements import CALIBRATION, LARGEST_ERROR, Rows, Statement, statements
-from claim_parts.verdicts import Claim, calibration, contrast
+from claim_parts.verdicts import CPU, Claim, calibration, contrast, device_of
 from odiff.storage import write_text
 
+CALIBRATED = "7_calibration"
 COMMAND = "python tests/benchmarks/claims.py FOLDER --label-map FILE --rows docs/claims --only {only}"
 
 
@@ -57,7 +58,7 @@ def findings(rows: Rows, seed: int = 0) -> list[Finding]:
     if calibrated:
         (value, low, high, seeds, patients), expected = calibrated
         claim = Claim(
-            "7_calibration", "expected calibration error pooled over labels, all labels", value, low, high, seeds, patients,
+            CALIBRATED, "expected calibration error pooled over labels, all labels", value, low, high, seeds, patients,
             None, -np.inf, LARGEST_ERROR,
         )  # fmt: skip
         command = COMMAND.format(only="knee_diagnosis")
@@ -128,8 +129,8 @@ def page(found: Sequence[Finding], rows: Rows, generator: dict[str, str]) -> str
             f"| `{claim.name}` | {claim.says}{beside} | {claim.difference:+.3f} | {claim.low:+.3f} to {claim.high:+.3f} | {claim.seeds} |"
             f" {claim.patients} | {claim.wanted} | {claim.verdict} |"
         )
-    missing = [one.name for one in statements() if one.name not in {claim.claim.name for claim in found}]
-    if missing:
+    judged = {one.claim.name for one in found}
+    if missing := [name for name in (*(one.name for one in statements()), CALIBRATED) if name not in judged]:
         lines += ["", f"Rows are missing of {', '.join(f'`{name}`' for name in missing)}."]
     lines += [
         "",
@@ -142,12 +143,12 @@ def page(found: Sequence[Finding], rows: Rows, generator: dict[str, str]) -> str
     ]
     for arm in sorted({name for name, _ in rows}):
         of_arm = [row for (name, _), row in rows.items() if name == arm]
-        timed = [row["seconds"] for row in of_arm if row.get("device", "cpu") == "cpu"]
+        timed = [row["seconds"] for row in of_arm if device_of(row) == CPU]
         tuning, before = (
             f"{np.mean([seconds.get(what, 0.0) for seconds in timed]):.0f}" if timed else "-"
             for what in ("fine_tuning", "pretraining")
         )
-        others = ", ".join(sorted({row["device"] for row in of_arm if row.get("device", "cpu") != "cpu"}))
+        others = ", ".join(sorted({device_of(row) for row in of_arm} - {CPU}))
         rates = ", ".join(sorted({f"{row['rate']:g}" for row in of_arm}))
         lines.append(f"| {arm} | {len(of_arm)} | {tuning} | {before} | x {rates} | {others} |")
     return "\n".join(lines) + "\n"

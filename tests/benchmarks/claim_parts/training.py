@@ -83,11 +83,16 @@ def seconds_of(run: RunFolder) -> float:
     return float(sum(line["seconds"] for line in run.read_metrics() if "seconds" in line))
 
 
+def results_folder(root: Path, cohort: str, recipe: Recipe, fraction: float = 1.0) -> ResultsFolder:
+    """Where a cohort's models of a recipe lie below a results root."""
+    return ResultsFolder(root / COHORTS[cohort].dataset / recipe.preset, fraction)
+
+
 def pretrain(folder: Path, job: Job, view: str) -> RunFolder:
     """The pretraining of a view that a job starts from, trained where it is missing."""
     cohort, recipe = job.pretrained, job.recipe
     results = folder / "pretrained" / f"{recipe.name}_{job.seed}"
-    run = ResultsFolder(results / COHORTS[cohort].dataset / recipe.preset).pretrain(view)
+    run = results_folder(results, cohort, recipe).pretrain(view)
     if not run.is_trained():
         train_view(
             prepare(folder, cohort, recipe), results, COHORTS[cohort].dataset, view, TrainOptions("pretrain"),
@@ -106,18 +111,16 @@ def fine_tune(
     """
     root = prepare(folder, job.cohort, job.recipe, like_of(job))
     changes = (*job.recipe.changes, *job.changes)
-    own = ResultsFolder(results / COHORTS[job.cohort].dataset / job.recipe.preset, job.fraction)
-    context = None
+    own = results_folder(results, job.cohort, job.recipe, job.fraction)
     for view in (*views, *((FUSED,) if task == "diagnosis" and len(views) > 1 else ())):
-        if like and view != FUSED:
+        if like and task == "diagnosis" and view != FUSED:
             take_choices(like.task(view, task, FOLD), own.task(view, task, FOLD))
         start = "none"
         if job.pretrained != "none" and (view != FUSED or job.pretrained == job.cohort):
             start = str(pretrain(folder, job, view).checkpoint("final"))
         options = TrainOptions(task, FOLD, start, job.fraction)
-        context = train_view(root, results, COHORTS[job.cohort].dataset, view, options, settings_of(job), changes)
-    assert context is not None
-    return context.results
+        train_view(root, results, COHORTS[job.cohort].dataset, view, options, settings_of(job), changes)
+    return own
 
 
 def take_choices(done: RunFolder, new: RunFolder) -> None:

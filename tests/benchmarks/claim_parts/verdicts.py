@@ -10,9 +10,15 @@ from odiff.metrics.bootstrap import draw_counts, score_samples
 
 REPEATS = 1000
 LEAST_SEEDS = 3
+CPU = "cpu"
 REDRAWN = 50
 Row = dict[str, Any]
 Rows = Mapping[tuple[str, int], Row]
+
+
+def device_of(row: Row) -> str:
+    """What a row was computed on; the first rows do not say, and are of the CPU."""
+    return row.get("device", CPU)
 
 
 @dataclass(frozen=True)

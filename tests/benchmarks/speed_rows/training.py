@@ -25,7 +25,7 @@ from odiff.experiment_planning.throughput import multiply_adds
 from odiff.network.paper import PaperUNet
 from odiff.network.unet import UNet
 from odiff.plan import DiffusionPlan, ViewPlan
-from odiff.training.device import use_cores
+from odiff.training.device import finish, use_cores
 from odiff.training.graphs import record
 from odiff.training.loop import LoopSettings, start_state, update
 from odiff.training.precision import precision_of
@@ -90,12 +90,6 @@ def prepare_ours(kind: str, on: str = "cpu") -> tuple[dict[str, Any], Any]:
         finish(device)
 
     return info, step
-
-
-def finish(device: torch.device) -> None:
-    """Wait for what was asked of a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def prepare_peer(on: str = "cpu", is_mixed: bool = False) -> tuple[dict[str, Any], Any]:
