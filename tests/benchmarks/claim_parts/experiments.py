@@ -161,11 +161,17 @@ def within_our_time(job: Job, rows: Rows) -> Job:
 
 
 def cpu_seconds(experiment: Experiment, rows: Rows) -> dict[str, float]:
-    """How long an arm takes on the CPU, where its peers run too: from the row of its seed, or of another of as many steps."""
-    seeds = sorted(SEEDS, key=lambda seed: seed != experiment.job.seed)
-    for row in (rows[experiment.arm, seed] for seed in seeds if (experiment.arm, seed) in rows):
-        if device_of(row) == CPU:
-            return row["seconds"]
+    """How long an arm takes on the CPU, where its peers run too: from its own row, or another's of as many steps.
+
+    Those are the rows of other seeds, and of `FEW` labels.
+    """
+    job = experiment.job
+    for fraction in (job.fraction, FEW):
+        arm = replace(experiment, job=replace(job, fraction=fraction)).arm
+        for seed in sorted(SEEDS, key=lambda seed: seed != job.seed):
+            row = rows.get((arm, seed))
+            if row and device_of(row) == CPU:
+                return row["seconds"]
     raise SystemExit(f"{experiment.name}: a row of it tells how long it takes on the CPU: run one first")
 
 
@@ -175,8 +181,7 @@ def run_nnunet(folder: Path, experiment: Experiment, rates: dict[str, float], ro
 
     job, (view,) = experiment.job, experiment.views
     like = replace(job, recipe=DEFAULT, pretrained="knee")
-    few = replace(like, fraction=FEW)  # as many steps as with all labels
-    ours = cpu_seconds(Experiment(few, experiment.task, experiment.views), rows)
+    ours = cpu_seconds(Experiment(like, experiment.task, experiment.views), rows)
     allowed = ours["fine_tuning"] + (ours["pretraining"] if job.recipe.name == COUNTED else 0.0)
     raw, labels = folder / "raw" / COHORTS[job.cohort].dataset, plan_of(folder, like).labels
 
