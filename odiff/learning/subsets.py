@@ -9,6 +9,7 @@ from odiff.data.index import PreparedCase
 from odiff.errors import UsageError
 
 FEWEST = 2
+CANDIDATES, FEWEST_CANDIDATES = 16, 4
 ROUNDING = 1e-9
 
 
@@ -81,25 +82,24 @@ def balanced_order(traits: np.ndarray, rng: np.random.Generator) -> list[int]:
     ----------
     traits : (patients, traits), 0 or 1.
 
-    Greedy: the next patient is one that brings the counts nearest to their expectation, each difference weighed by the trait's
+    Greedy: the next patient is the one that brings the counts nearest to their expectation, each difference weighed by the trait's
     variance, so that rare labels count as much as frequent ones (the idea of iterative stratification, Sechidis et al. 2011, for
-    one growing fold; kernel herding, Welling 2009, on label vectors). Patients with equal traits come in random order.
+    one growing fold; kernel herding, Welling 2009, on label vectors). It is the best of a few that are drawn at random: the best of
+    all would be the same patient for every seed.
     """
-    shuffled = rng.permutation(len(traits))
-    patterns, kind = np.unique(np.asarray(traits, float)[shuffled], axis=0, return_inverse=True)
-    turn = rng.permutation(len(patterns))
-    waiting = [shuffled[kind.reshape(-1) == number].tolist() for number in turn]
-    patterns = patterns[turn]
-    share = np.asarray(traits, float).mean(axis=0)
+    traits = np.asarray(traits, float)
+    share = traits.mean(axis=0)
     variance = share * (1 - share)
     weight = np.divide(1.0, variance, out=np.zeros_like(variance), where=variance > 0)
-    counts, order = np.zeros(len(share)), []
+    drawn = min(CANDIDATES, max(FEWEST_CANDIDATES, len(traits) // 4))
+    waiting, counts, order = np.arange(len(traits)), np.zeros(len(share)), []
     for size in range(1, len(traits) + 1):
-        error = ((counts + patterns - size * share) ** 2 * weight).sum(axis=1)
-        error[[not members for members in waiting]] = np.inf
-        chosen = int(np.argmin(error))
-        order.append(int(waiting[chosen].pop()))
-        counts += patterns[chosen]
+        places = rng.permutation(len(waiting))[:drawn]
+        error = ((counts + traits[waiting[places]] - size * share) ** 2 * weight).sum(axis=1)
+        best = places[np.argmin(error)]
+        order.append(int(waiting[best]))
+        counts += traits[waiting[best]]
+        waiting = np.delete(waiting, best)
     return order
 
 

@@ -67,14 +67,21 @@ def imbalance(traits, order):
 
 @settings(max_examples=60)
 @given(st.integers(8, 80), st.integers(1, 6), st.integers(0, 10_000))
-def test_every_beginning_of_the_order_is_better_balanced_than_random_ones(patients, labels, seed):
+def test_beginnings_of_the_order_are_better_balanced_than_random_ones(patients, labels, seed):
     rng = np.random.default_rng(seed)
     traits = (rng.random((patients, labels)) < rng.uniform(0.05, 0.6, labels)).astype(float)
-    order = balanced_order(traits, np.random.default_rng(seed))
-    assert sorted(order) == list(range(patients))
+    orders = [balanced_order(traits, np.random.default_rng([seed, number])) for number in range(10)]
+    assert all(sorted(order) == list(range(patients)) for order in orders)
     random = [imbalance(traits, rng.permutation(patients)) for _ in range(40)]
-    assert imbalance(traits, order) <= np.mean(random)
-    assert imbalance(traits, order) <= np.percentile(random, 20) + 0.05
+    assert np.mean([imbalance(traits, order) for order in orders]) <= np.percentile(random, 20) + 0.05
+
+
+def test_seeds_share_no_more_patients_than_chance_has_it_though_every_patient_is_of_its_own_kind():
+    traits = (np.random.default_rng(0).random((160, 12)) < 0.5).astype(float)
+    assert len(np.unique(traits, axis=0)) > 150
+    tenths = [set(balanced_order(traits, np.random.default_rng(seed))[:16]) for seed in range(10)]
+    shared = [len(one & other) for number, one in enumerate(tenths) for other in tenths[:number]]
+    assert np.mean(shared) < 2 * 16 * 16 / 160
 
 
 def test_ten_per_cent_of_a_large_cohort_has_the_prevalence_and_the_masks_of_all():
