@@ -1,4 +1,4 @@
-"""Bringing volumes to a template by translation: the displacement with the largest normalised correlation, by FFT.
+"""Bringing volumes to a template by translation: the displacement with the largest normalised correlation, by FFT; then by bending.
 
 Normalised cross-correlation at all displacements at once over what of the template lies inside the volume, as Padfield 2012 (Masked
 object registration in the Fourier domain) derives it; the template's mask is a smooth weight around its centre.
@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from odiff.network.bending import bends, bent
 from odiff.plan.schema import Triple
 
 CELLS = 32
 REACH = 0.25
 SPREAD = 0.8
-ROUNDS = 4
+ROUNDS, BENDING_ROUNDS = 4, 2
 LEAST = 1e-6
+AT_ONCE = 32
 
 
 def shrinkage(shape_zyx: Sequence[int]) -> Triple:
@@ -25,13 +27,24 @@ def shrinkage(shape_zyx: Sequence[int]) -> Triple:
     return depth, rows, columns
 
 
+def shrunk(volumes: Tensor) -> Tensor:
+    """Volumes (n, 1, z, y, x) averaged over as many voxels as `shrinkage` says."""
+    return F.avg_pool3d(volumes.float(), shrinkage(volumes.shape[2:]), ceil_mode=True)
+
+
+def shrunk_shape(shape_zyx: Triple) -> Triple:
+    """The shape of `shrunk` volumes."""
+    z, y, x = (-(-size // by) for size, by in zip(shape_zyx, shrinkage(shape_zyx), strict=True))
+    return z, y, x
+
+
 def outlines(volumes: Tensor) -> Tensor:
     """Volumes (n, 1, z, y, x), shrunk, to where their intensity changes: what displacements are looked for on.
 
     The root of the standard deviation over each voxel and its neighbours, averaged over neighbours twice. Sequences that show the same
     joint in opposite contrasts have the same outlines.
     """
-    small = F.avg_pool3d(volumes.float(), shrinkage(volumes.shape[2:]), ceil_mode=True)
+    small = shrunk(volumes)
     found = (_around(small.square()) - _around(small).square()).clamp(min=0) ** 0.25
     return _around(_around(found))
 
@@ -130,28 +143,37 @@ def shifted(volumes: Tensor, by: Tensor) -> Tensor:
 
 
 class Registration(nn.Module):
-    """Moves volumes onto a template that `fit` takes from volumes of a cohort; without one they stay where they are."""
+    """Brings volumes onto a template that `fit` takes from volumes of a cohort; without one they stay as they are."""
 
     def __init__(self, shape_zyx: Triple) -> None:
         """`shape_zyx` is the shape of the volumes."""
         super().__init__()
         self.shrinkage = shrinkage(shape_zyx)
-        small = [-(-size // by) for size, by in zip(shape_zyx, self.shrinkage, strict=True)]
         self.template: Tensor
-        self.register_buffer("template", torch.zeros(small))
+        self.register_buffer("template", torch.zeros(shrunk_shape(shape_zyx)))
 
     @torch.no_grad()
     def fit(self, small: Tensor) -> None:
-        """Take the template from `outlines` volumes (n, 1, z, y, x): their mean, again and again after moving them onto it."""
+        """Take the template from `outlines` volumes (n, 1, z, y, x): their mean, again and again after moving, then bending them."""
         self.template.copy_(small.mean(dim=0)[0])
         for _ in range(ROUNDS):
             by = displacements(small, self.template)
             self.template.copy_(moved(small, by - by.mean(dim=0)).mean(dim=0)[0])
+        placed = moved(small, displacements(small, self.template))
+        for _ in range(BENDING_ROUNDS):
+            by = self._bends(placed)
+            self.template.copy_(bent(placed, by - by.mean(dim=0)).mean(dim=0)[0])
 
     @torch.no_grad()
     def forward(self, volumes: Tensor) -> Tensor:
-        """(n, 1, z, y, x) -> the same volumes, moved by whole voxels."""
+        """(n, 1, z, y, x) -> the same volumes, moved by whole voxels and bent."""
         if not len(volumes) or not self.template.any():
             return volumes
-        by = displacements(outlines(volumes), self.template)
-        return shifted(volumes, (by * torch.tensor(self.shrinkage, device=by.device)).round().long())
+        with torch.autocast(volumes.device.type, enabled=False):
+            by = displacements(outlines(volumes), self.template)
+            placed = shifted(volumes, (by * torch.tensor(self.shrinkage, device=by.device)).round().long())
+            return bent(placed, self._bends(outlines(placed))).to(volumes.dtype)
+
+    def _bends(self, small: Tensor) -> Tensor:
+        weight = centre_weight(self.template.shape).to(self.template)
+        return torch.cat([bends(some, self.template, weight) for some in small.split(AT_ONCE)])

@@ -1,6 +1,6 @@
 """What the views of a case have in common: volumes of every view to the same few directions, and diagnoses read from them.
 
-Each view is moved onto its template and pooled to coarse cells; a linear map brings the cells to directions in which the views of
+Each view is shrunk, brought onto its template and pooled to coarse cells; a linear map brings the cells to directions in which the views of
 one case agree (`odiff.learning.shared_code` finds them without labels). What only one sequence or one acquisition shows is left behind.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odiff.network.heads import pooled_grid
-from odiff.network.registration import Registration
+from odiff.network.registration import Registration, shrunk, shrunk_shape
 from odiff.plan.schema import Triple
 
 
@@ -22,7 +22,7 @@ class ViewCode(nn.Module):
     def __init__(self, shape_zyx: Triple, width: int) -> None:
         """`shape_zyx` is the shape of the volumes, `width` the number of directions."""
         super().__init__()
-        self.registration = Registration(shape_zyx)
+        self.registration = Registration(shrunk_shape(shape_zyx))
         self.grid = pooled_grid(shape_zyx)
         count = self.grid[0] * self.grid[1] * self.grid[2]
         self.mean: Tensor
@@ -38,8 +38,8 @@ class ViewCode(nn.Module):
 
     @torch.no_grad()
     def cells(self, volumes: Tensor) -> Tensor:
-        """(n, 1, z, y, x) -> mean intensities (n, cells) after the move onto the template."""
-        return F.adaptive_avg_pool3d(self.registration(volumes.float()), self.grid).flatten(1)
+        """(n, 1, z, y, x) -> mean intensities (n, cells) on the template."""
+        return F.adaptive_avg_pool3d(self.registration(shrunk(volumes)), self.grid).flatten(1)
 
     @torch.no_grad()
     def forward(self, volumes: Tensor) -> Tensor:

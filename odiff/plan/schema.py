@@ -152,7 +152,7 @@ class DiagnosisRecipe:
     """The head learns `head_steps` on cached features at `head_rate`, then everything is fine-tuned for `steps`.
 
     Blocks and time steps come from the probes; `pooling` is one of `odiff.plan.bounds.POOLINGS`, ``auto`` chooses it in each fold.
-    Where `registered`, volumes are moved onto the mean of the training cases first.
+    Where `registered`, volumes are moved and bent onto the mean of the training cases first.
     """
 
     steps: int

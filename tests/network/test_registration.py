@@ -118,6 +118,7 @@ def test_only_tiles_that_are_a_whole_case_are_moved():
     tiles = torch.cat([shifted(volume, torch.tensor([[1, -6, 4]]))] * 3)
     placed = network.placed(tiles, torch.tensor([0, 1, 1]))
     assert torch.equal(placed[1:], tiles[1:])
-    assert (placed[0] - volume[0])[:, 2:-2, 6:-6, 6:-6].abs().max() < 1e-6
+    before, after = ((one - volume[0])[:, 2:-2, 6:-6, 6:-6].abs().max() for one in (tiles[0], placed[0]))
+    assert after < 0.05 * before
     unmoved = DiagnosisNetwork(plan, SHAPE, 2, FeatureChoice(10, ("mid",)), 0.0)
     assert torch.equal(unmoved.placed(tiles, torch.tensor([0, 1, 2])), tiles)

@@ -1,0 +1,121 @@
+"""Bending volumes onto a template: a few control points are displaced, by Gauss-Newton steps on normalised squared differences.
+
+A displacement is interpolated linearly between control points (a free-form deformation of degree 1, Rueckert et al. 1999) and given
+as `torch.nn.functional.grid_sample` counts, an axis being 2 long, so that it holds at every resolution. Neighbouring points are
+drawn together, and none may pass another.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from odiff.plan.schema import Triple
+
+MOST_POINTS, CELLS_PER_POINT = 4, 6
+STIFFNESS = 0.025
+RIDGE = 0.02
+REACH = 0.4
+STEPS = 6
+LEAST = 1e-4
+
+
+def control_points(shape_zyx: Triple) -> Triple:
+    """How many control points each axis has; with one it is not bent, only moved."""
+    z, y, x = (max(1, min(MOST_POINTS, round(size / CELLS_PER_POINT))) for size in shape_zyx)
+    return z, y, x
+
+
+def normalised(volumes: Tensor, weight: Tensor) -> Tensor:
+    """Volumes (n, z, y, x) to mean 0 and deviation 1 under `weight` (z, y, x), which sums to 1; those that are flat to 0."""
+    centred = volumes - (volumes * weight).sum(dim=(1, 2, 3), keepdim=True)
+    deviation = (centred.square() * weight).sum(dim=(1, 2, 3), keepdim=True).sqrt()
+    return torch.where(deviation > LEAST, centred / deviation.clamp(min=LEAST), 0.0)
+
+
+def bent(volumes: Tensor, by: Tensor) -> Tensor:
+    """Volumes (n, 1, z, y, x) read at places displaced by control points `by` (n, 3, points along z, y, x); the border is continued."""
+    axes, still = _interpolation(volumes.shape[2:], by), torch.eye(3, 4, device=by.device)[None]
+    found = torch.empty_like(volumes, dtype=torch.float32)
+    for number, one in enumerate(by):  # in turn: the places of a volume take three times its memory
+        places = F.affine_grid(still, [1, *volumes.shape[1:]], align_corners=False)
+        places += torch.einsum("aijk,zi,yj,xk->zyxa", one.flip(0), *axes)
+        volume = volumes[number : number + 1].float()
+        found[number] = F.grid_sample(volume, places, align_corners=False, padding_mode="border")[0]
+    return found
+
+
+def bends(small: Tensor, template: Tensor, weight: Tensor) -> Tensor:
+    """The control points' displacements that bring volumes onto a template.
+
+    Parameters
+    ----------
+    small : (n, 1, z, y, x).
+    template, weight : (z, y, x).
+
+    Returns
+    -------
+    (n, 3, points along z, y, x), for `bent`.
+    """
+    points, shape = control_points((template.shape[0], template.shape[1], template.shape[2])), small.shape[2:]
+    count, device = points[0] * points[1] * points[2], small.device
+    weight = weight / weight.sum()
+    wanted = normalised(template[None], weight)
+    by = torch.zeros((len(small), 3, *points), device=device)
+    axes = _interpolation(shape, by)
+    pairs = [torch.einsum("si,sj->sij", one, one).flatten(1) for one in axes]
+    stiffness = STIFFNESS * torch.block_diag(*[_stiffness(points).to(device)] * 3)
+    most = torch.tensor([REACH * 2 / max(1, size - 1) for size in points], device=device).view(1, 3, 1, 1, 1)
+    for _ in range(STEPS):
+        seen = normalised(bent(small, by)[:, 0], weight)
+        slope = _slopes(seen)
+        rest = weight * (seen - wanted)
+        gradient = torch.einsum("nazyx,zi,yj,xk->naijk", slope * rest[:, None], *axes).flatten(1)
+        curvature = torch.zeros((len(small), 3, count, 3, count), device=device)
+        for a in range(3):
+            for b in range(a, 3):
+                part = _between_points(slope[:, a] * slope[:, b] * weight, pairs, points)
+                curvature[:, a, :, b] = curvature[:, b, :, a] = part
+        matrix = curvature.view(len(small), 3 * count, 3 * count) + stiffness
+        step = torch.linalg.solve(matrix, gradient + by.flatten(1) @ stiffness)
+        by = (by - step.view_as(by)).clamp(-most, most)
+    return by
+
+
+def _interpolation(shape_zyx: torch.Size, by: Tensor) -> list[Tensor]:
+    """By axis the share (size, points) that each control point has at each voxel: hats between evenly spread points."""
+    found = []
+    for size, count in zip(shape_zyx, by.shape[2:], strict=True):
+        at = (torch.arange(size, device=by.device) + 0.5) / size * (count - 1)
+        found.append((1 - (at[:, None] - torch.arange(count, device=by.device)).abs()).clamp(min=0))
+    return found
+
+
+def _between_points(products: Tensor, pairs: list[Tensor], points: Triple) -> Tensor:
+    """The sum over voxels (n, z, y, x) of each two control points' shares: (n, points, points)."""
+    z, y, x = points
+    summed = torch.einsum("nzyx,zi,yj,xk->nijk", products, *pairs).view(-1, z, z, y, y, x, x)
+    return summed.permute(0, 1, 3, 5, 2, 4, 6).reshape(len(products), z * y * x, z * y * x)
+
+
+def _slopes(volumes: Tensor) -> Tensor:
+    """Central differences of volumes (n, z, y, x) along each axis, which is 2 long: (n, 3, z, y, x)."""
+    around = F.pad(volumes[:, None], (1, 1, 1, 1, 1, 1), mode="replicate")[:, 0]
+    inner = slice(1, -1)
+    z = around[:, 2:, inner, inner] - around[:, :-2, inner, inner]
+    y = around[:, inner, 2:, inner] - around[:, inner, :-2, inner]
+    x = around[:, inner, inner, 2:] - around[:, inner, inner, :-2]
+    sizes = torch.tensor(volumes.shape[1:], device=volumes.device).view(1, 3, 1, 1, 1)
+    return torch.stack([z, y, x], dim=1) * sizes / 4
+
+
+def _stiffness(points: Triple) -> Tensor:
+    """The quadratic form (points, points) of the differences between neighbouring control points, and a little of their size."""
+    count = points[0] * points[1] * points[2]
+    number = torch.arange(count).view(points)
+    form = RIDGE * torch.eye(count)
+    for axis, size in enumerate(points):
+        one, other = number.narrow(axis, 0, size - 1).flatten(), number.narrow(axis, 1, size - 1).flatten()
+        difference = torch.zeros((len(one), count))
+        difference[torch.arange(len(one)), one], difference[torch.arange(len(one)), other] = 1.0, -1.0
+        form += difference.T @ difference
+    return form

@@ -1,0 +1,115 @@
+"""Volumes are bent back to what they were bent from, never folded, and stay where there is nothing to go by."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from odiff.network.bending import REACH, _between_points, _interpolation, bends, bent, control_points
+from odiff.network.registration import Registration, centre_weight, displacements, outlines, shifted
+
+SHAPE = (14, 30, 34)
+POINTS = control_points(SHAPE)
+
+
+def joint(seed=0, shape=SHAPE):
+    """Smooth blobs all over the middle, on a dark ground."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij")
+    volume = np.full(shape, -1.0)
+    for _ in range(14):
+        centre, width = rng.uniform(-0.6, 0.6, 3), rng.uniform(0.25, 0.4)
+        distance = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True))
+        volume += rng.uniform(0.5, 1.5) * np.exp(-distance / width**2)
+    return torch.from_numpy(volume).float()[None, None]
+
+
+def some_bends(count, size, seed=0, points=POINTS):
+    return size * (2 * torch.rand((count, 3, *points), generator=torch.Generator().manual_seed(seed)) - 1)
+
+
+def test_without_displacement_nothing_changes_and_one_displacement_for_all_is_a_shift():
+    volume = torch.rand((2, 1, *SHAPE), generator=torch.Generator().manual_seed(1))
+    still = torch.zeros((2, 3, *POINTS))
+    assert torch.allclose(bent(volume, still), volume, atol=1e-5)
+    by = torch.tensor([1, -2, 3])
+    everywhere = still + (2 * by / torch.tensor(SHAPE)).view(1, 3, 1, 1, 1)
+    assert torch.allclose(bent(volume, everywhere), shifted(volume, by.expand(2, 3)), atol=1e-4)
+
+
+def test_displacements_mean_the_same_place_at_every_resolution():
+    by = some_bends(1, 0.1)
+    large = joint(shape=tuple(2 * size for size in SHAPE))
+    small = torch.nn.functional.avg_pool3d(large, 2)
+    moved = (small - bent(small, by)).abs().mean()
+    assert (torch.nn.functional.avg_pool3d(bent(large, by), 2) - bent(small, by)).abs().mean() < 0.25 * moved
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_bent_volume_is_bent_back(seed):
+    volume, weight = joint(seed), centre_weight(SHAPE)
+    there = bent(volume.expand(5, -1, -1, -1, -1), some_bends(5, 0.08, seed))
+    back = bent(there, bends(there, volume[0, 0], weight))
+    before, after = (((one - volume).square() * weight).sum(dim=(1, 2, 3, 4)) for one in (there, back))
+    assert (after < 0.5 * before).all() and after.sum() < 0.3 * before.sum()
+
+
+def test_brightness_and_contrast_do_not_matter():
+    volume, weight = joint(), centre_weight(SHAPE)
+    there = bent(volume.expand(3, -1, -1, -1, -1), some_bends(3, 0.12))
+    wanted = bends(there, volume[0, 0], weight)
+    assert torch.allclose(bends(0.2 * there + 4, volume[0, 0], weight), wanted, atol=1e-3)
+
+
+def test_what_two_points_share_is_the_product_of_their_shares_at_each_voxel():
+    axes = _interpolation(torch.Size(SHAPE), torch.zeros((1, 3, *POINTS)))
+    dense = torch.einsum("zi,yj,xk->zyxijk", *axes).flatten(3).flatten(0, 2)
+    assert torch.allclose(dense.sum(dim=1), torch.ones(len(dense)))
+    products = torch.rand((2, *SHAPE), generator=torch.Generator().manual_seed(2))
+    pairs = [torch.einsum("si,sj->sij", one, one).flatten(1) for one in axes]
+    expected = torch.stack([dense.T @ (one.flatten()[:, None] * dense) for one in products])
+    assert torch.allclose(_between_points(products, pairs, POINTS), expected, rtol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(st.integers(1, 20), st.integers(1, 40), st.integers(1, 40)), st.integers(0, 1000), st.booleans())
+def test_volumes_of_any_shape_are_never_folded(shape, seed, is_flat):
+    generator = torch.Generator().manual_seed(seed)
+    volumes = torch.randn((2, 1, *shape), generator=generator)
+    volumes[0] = 3.0 if is_flat else volumes[0]
+    found = bends(volumes, torch.randn(shape, generator=generator), centre_weight(shape))
+    assert found.isfinite().all()
+    if is_flat:
+        assert found[0].abs().max() < 1e-3
+    for axis, points in enumerate(control_points(shape)):
+        # in half axes, as displacements are
+        assert (found[:, axis].diff(dim=axis + 1) > -2 * REACH * 2 / max(1, points - 1) - 1e-6).all()
+        assert 2 * REACH < 1
+
+
+@pytest.mark.parametrize("contrast", [1, -0.7])
+def test_a_bent_cohort_comes_closer_together_than_by_moving_it(contrast):
+    """Half of it may be of another sequence, which shows all in the opposite contrast."""
+    volume = joint(3)
+    by = torch.from_numpy(np.random.default_rng(1).integers(-2, 3, (12, 3)))
+    cohort = shifted(bent(volume.expand(12, -1, -1, -1, -1), some_bends(12, 0.12, 5)), by)
+    cohort[::2] *= contrast
+    registration = Registration(SHAPE)
+    registration.fit(outlines(cohort))
+    moved = shifted(cohort, displacements(outlines(cohort), registration.template).round().long())
+    spread = []
+    for together in (moved, registration(cohort)):
+        together[::2] /= contrast
+        spread.append(together[:, 0, 3:-3, 7:-7, 7:-7].std(dim=0).mean())
+    assert spread[1] < 0.7 * spread[0]
+
+
+def test_half_precision_stays_and_autocast_changes_nothing():
+    registration = Registration(SHAPE)
+    registration.fit(outlines(torch.cat([joint(0), joint(1)])))
+    volume = joint(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = registration(volume)
+    assert torch.equal(under_autocast, registration(volume))
+    assert registration(volume.half()).dtype == torch.float16
