@@ -54,7 +54,7 @@ def bends(small: Tensor, template: Tensor, weight: Tensor) -> Tensor:
 
     Returns
     -------
-    (n, 3, points along z, y, x), for `bent`.
+    (n, 3, points along z, y, x), for `bent`; of all steps' the ones with the least difference, which may be none.
     """
     points, shape = control_points((template.shape[0], template.shape[1], template.shape[2])), small.shape[2:]
     count, device = points[0] * points[1] * points[2], small.device
@@ -65,10 +65,16 @@ def bends(small: Tensor, template: Tensor, weight: Tensor) -> Tensor:
     pairs = [torch.einsum("si,sj->sij", one, one).flatten(1) for one in axes]
     stiffness = STIFFNESS * torch.block_diag(*[_stiffness(points).to(device)] * 3)
     most = torch.tensor([REACH * 2 / max(1, size - 1) for size in points], device=device).view(1, 3, 1, 1, 1)
-    for _ in range(STEPS):
+    best, least = by, torch.full((len(small),), torch.inf, device=device)
+    for left in reversed(range(STEPS + 1)):
         seen = normalised(bent(small, by)[:, 0], weight)
-        slope = _slopes(seen)
         rest = weight * (seen - wanted)
+        difference = (rest * (seen - wanted)).sum(dim=(1, 2, 3))
+        best = torch.where((difference < least)[:, None, None, None, None], by, best)
+        least = torch.minimum(difference, least)
+        if not left:
+            break
+        slope = _slopes(seen)
         gradient = torch.einsum("nazyx,zi,yj,xk->naijk", slope * rest[:, None], *axes).flatten(1)
         curvature = torch.zeros((len(small), 3, count, 3, count), device=device)
         for a in range(3):
@@ -78,7 +84,7 @@ def bends(small: Tensor, template: Tensor, weight: Tensor) -> Tensor:
         matrix = curvature.view(len(small), 3 * count, 3 * count) + stiffness
         step = torch.linalg.solve(matrix, gradient + by.flatten(1) @ stiffness)
         by = (by - step.view_as(by)).clamp(-most, most)
-    return by
+    return best
 
 
 def _interpolation(shape_zyx: torch.Size, by: Tensor) -> list[Tensor]:

@@ -5,10 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.experiment_planning.verify import verify_dataset
 from odiff.geometry import canonical_frame, canonical_spacing, from_canonical, nearest_view, read_volume, to_canonical
+from odiff.network.bending import bent, control_points
+from odiff.network.registration import Registration, centre_weight, displacements, outlines, shifted, shrunk_shape
 
 pytestmark = pytest.mark.real
 
@@ -61,3 +64,23 @@ def test_an_undeclared_value_of_a_real_mask_is_named(real_data, tmp_path):
     dataset = leg_dataset(real_data, tmp_path, {f"muscle_{value}": value for value in range(13, 26)})
     (finding,) = verify_dataset(dataset, processes=1).faults
     assert (finding.field, finding.value) == ("label", "26")
+
+
+def test_a_real_knee_that_was_bent_is_brought_onto_another_echo_of_itself(real_data):
+    early, late = (
+        torch.from_numpy(read_volume(real_data / f"knee_sag_mese_te{echo}.nii.gz").array.astype(np.float32))[None, None]
+        for echo in ("06", "50")
+    )
+    late = late / late.std()
+    registration = Registration(late.shape[2:])
+    registration.template.copy_(outlines(early / early.std())[0, 0])
+    points = control_points(shrunk_shape(late.shape[2:]))
+    by = 0.1 * (2 * torch.rand((1, 3, *points), generator=torch.Generator().manual_seed(0)) - 1)
+    away = shifted(bent(late, by), torch.tensor([[0, 12, -9]]))
+    moved = shifted(
+        away,
+        (displacements(outlines(away), registration.template) * torch.tensor(registration.shrinkage)).round().long(),
+    )
+    weight = centre_weight(late.shape[2:])
+    errors = [float(((one - late).abs() * weight).mean()) for one in (away, moved, registration(away))]
+    assert errors[1] < 0.7 * errors[0] and errors[2] < 0.87 * errors[1]
