@@ -34,13 +34,18 @@ def normalised(volumes: Tensor, weight: Tensor) -> Tensor:
 
 def bent(volumes: Tensor, by: Tensor) -> Tensor:
     """Volumes (n, 1, z, y, x) read at places displaced by control points `by` (n, 3, points along z, y, x); the border is continued."""
-    axes, still = _interpolation(volumes.shape[2:], by), torch.eye(3, 4, device=by.device)[None]
+    axes, shape = _interpolation(volumes.shape[2:], by), volumes.shape[2:]
+    z, y, x = ((2 * torch.arange(size, device=by.device) + 1) / size - 1 for size in shape)
     found = torch.empty_like(volumes, dtype=torch.float32)
     for number, one in enumerate(by):  # in turn: the places of a volume take three times its memory
-        places = F.affine_grid(still, [1, *volumes.shape[1:]], align_corners=False)
-        places += torch.einsum("aijk,zi,yj,xk->zyxa", one.flip(0), *axes)
-        volume = volumes[number : number + 1].float()
-        found[number] = F.grid_sample(volume, places, align_corners=False, padding_mode="border")[0]
+        places = torch.einsum("aijk,zi,yj,xk->azyx", one.flip(0), *axes)
+        places[0] += x
+        places[1] += y[:, None]
+        places[2] += z[:, None, None]
+        # each slice as a sample of its own, as samples are what torch's threads share
+        slices = volumes[number].float().expand(shape[0], 1, *shape)
+        grid = places.permute(1, 2, 3, 0)[:, None]
+        found[number, 0] = F.grid_sample(slices, grid, align_corners=False, padding_mode="border")[:, 0, 0]
     return found
 
 
