@@ -14,6 +14,7 @@ from odiff.inference.demo.pipeline import DemoSettings, run_demo
 from odiff.phantom import JOINTS, write_phantom_dataset
 from odiff.phantom.acquisition import SIZES
 from odiff.phantom.atlas import AtlasSource, read_atlas_labels
+from odiff.training.device import choose_device, use_cores
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, default=Path("odiff_demo"), metavar="FOLDER", help="default: %(default)s"
     )
     result.add_argument("-np", "--processes", type=int, default=2, metavar="N", help="default: %(default)s")
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     result.add_argument("--write-dataset", type=Path, metavar="DIR", help="only write a phantom dataset folder")
     result.add_argument(
         "--joint", choices=sorted(JOINTS), default="knee", help="with --write-dataset (default: %(default)s)"
@@ -78,7 +80,9 @@ def _body(arguments: argparse.Namespace) -> int:
                 atlas=atlas, messy=arguments.messy, centers=tuple(arguments.centers),
             )  # fmt: skip
         return DONE
-    settings = DemoSettings(seed=arguments.seed, processes=arguments.processes)
+    device = choose_device(arguments.device)
+    use_cores()
+    settings = DemoSettings(seed=arguments.seed, processes=arguments.processes, device=device)
     result = run_demo(arguments.output, settings, sys.stdout.write)
     sys.stdout.write(as_table(result, arguments.output))
     return DONE

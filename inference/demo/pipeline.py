@@ -33,9 +33,11 @@ from odiff.metrics.classification import label_score, macro_score
 from odiff.network.diagnosis import FeatureChoice
 from odiff.phantom import write_phantom_dataset
 from odiff.storage import write_json
+from odiff.training.device import loading_processes
 
 log = logging.getLogger(__name__)
 DATASET = "Dataset001_Knee"
+CPU = torch.device("cpu")
 OVERLAYS = 3
 
 
@@ -48,6 +50,7 @@ class DemoSettings:
     masked_cases: int = 24
     seed: int = 0
     processes: int = 2
+    device: torch.device = CPU
     overrides: tuple[str, ...] = ()
 
 
@@ -62,7 +65,7 @@ def run_demo(folder: Path, settings: DemoSettings, say: Callable[[str], object])
     with PeakMemory() as memory:
         context = train_demo(folder, settings, say)
         test = folder / "raw" / DATASET
-        predictor = Predictor(context.results.path)
+        predictor = Predictor(context.results.path, device=settings.device)
         predictions = folder / "predictions"
         predict_folder(predictor, test / "imagesTs", predictions, cases_file=test / "cases.csv")
         series, _ = list_series(test / "imagesTs", ".nii.gz", VIEWS)
@@ -93,7 +96,7 @@ def train_demo(folder: Path, settings: DemoSettings, say: Callable[[str], object
         )  # fmt: skip
     options = PlanningOptions(preset="cpu_demo", processes=settings.processes, overrides=settings.overrides)
     plan = plan_and_preprocess(raw, preprocessed, "1", options, say)
-    run = RunSettings(settings.seed, torch.device("cpu"), 0)
+    run = RunSettings(settings.seed, settings.device, loading_processes(settings.device))
     for view in (*plan.views, "fused"):
         train_view(preprocessed, results, "1", view, TrainOptions(fold="0"), run)
     return open_context(preprocessed, results, "1")
