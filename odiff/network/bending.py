@@ -61,35 +61,40 @@ def bends(small: Tensor, template: Tensor, weight: Tensor) -> Tensor:
     -------
     (n, 3, points along z, y, x), for `bent`; of all steps' the ones with the least difference, which may be none.
     """
-    points, shape = control_points((template.shape[0], template.shape[1], template.shape[2])), small.shape[2:]
-    count, device = points[0] * points[1] * points[2], small.device
+    depth, rows, columns = small.shape[2:]
+    points = control_points((depth, rows, columns))
     weight = weight / weight.sum()
     wanted = normalised(template[None], weight)
-    by = torch.zeros((len(small), 3, *points), device=device)
-    axes = _interpolation(shape, by)
-    pairs = [torch.einsum("si,sj->sij", one, one).flatten(1) for one in axes]
-    stiffness = STIFFNESS * torch.block_diag(*[_stiffness(points).to(device)] * 3)
-    most = torch.tensor([REACH * 2 / max(1, size - 1) for size in points], device=device).view(1, 3, 1, 1, 1)
-    best, least = by, torch.full((len(small),), torch.inf, device=device)
+    by = torch.zeros((len(small), 3, *points), device=small.device)
+    stiffness = STIFFNESS * torch.block_diag(*[_stiffness(points).to(by)] * 3)
+    most = torch.tensor([REACH * 2 / max(1, size - 1) for size in points], device=by.device).view(1, 3, 1, 1, 1)
+    best, least = by, torch.full((len(small),), torch.inf, device=by.device)
     for left in reversed(range(STEPS + 1)):
         seen = normalised(bent(small, by)[:, 0], weight)
-        rest = weight * (seen - wanted)
-        difference = (rest * (seen - wanted)).sum(dim=(1, 2, 3))
+        rest = seen - wanted
+        difference = (weight * rest.square()).sum(dim=(1, 2, 3))
         best = torch.where((difference < least)[:, None, None, None, None], by, best)
         least = torch.minimum(difference, least)
-        if not left:
-            break
-        slope = _slopes(seen)
-        gradient = torch.einsum("nazyx,zi,yj,xk->naijk", slope * rest[:, None], *axes).flatten(1)
-        curvature = torch.zeros((len(small), 3, count, 3, count), device=device)
-        for a in range(3):
-            for b in range(a, 3):
-                part = _between_points(slope[:, a] * slope[:, b] * weight, pairs, points)
-                curvature[:, a, :, b] = curvature[:, b, :, a] = part
-        matrix = curvature.view(len(small), 3 * count, 3 * count) + stiffness
-        step = torch.linalg.solve(matrix, gradient + by.flatten(1) @ stiffness)
-        by = (by - step.view_as(by)).clamp(-most, most)
+        if left:
+            gradient, curvature = _normal_equations(_slopes(seen), rest, weight, by)
+            step = torch.linalg.solve(curvature + stiffness, gradient + by.flatten(1) @ stiffness)
+            by = (by - step.view_as(by)).clamp(-most, most)
     return best
+
+
+def _normal_equations(slopes: Tensor, rest: Tensor, weight: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient (n, 3 * points) of half the weighted squares of `rest` (n, z, y, x), and its Gauss-Newton curvature.
+
+    `slopes` (n, 3, z, y, x) is how what is seen changes with a displacement; `by` tells the control points.
+    """
+    axes, count = _interpolation(rest.shape[1:], by), by[0, 0].numel()
+    gradient = torch.einsum("nazyx,zi,yj,xk->naijk", slopes * (weight * rest)[:, None], *axes).flatten(1)
+    curvature = torch.zeros((len(by), 3, count, 3, count), device=by.device)
+    for a in range(3):
+        for b in range(a, 3):
+            part = _between_points(slopes[:, a] * slopes[:, b] * weight, axes)
+            curvature[:, a, :, b] = curvature[:, b, :, a] = part
+    return gradient, curvature.view(len(by), 3 * count, 3 * count)
 
 
 def _interpolation(shape_zyx: torch.Size, by: Tensor) -> list[Tensor]:
@@ -101,11 +106,12 @@ def _interpolation(shape_zyx: torch.Size, by: Tensor) -> list[Tensor]:
     return found
 
 
-def _between_points(products: Tensor, pairs: list[Tensor], points: Triple) -> Tensor:
-    """The sum over voxels (n, z, y, x) of each two control points' shares: (n, points, points)."""
-    z, y, x = points
-    summed = torch.einsum("nzyx,zi,yj,xk->nijk", products, *pairs).view(-1, z, z, y, y, x, x)
-    return summed.permute(0, 1, 3, 5, 2, 4, 6).reshape(len(products), z * y * x, z * y * x)
+def _between_points(products: Tensor, axes: list[Tensor]) -> Tensor:
+    """The sum over voxels of `products` (n, z, y, x) times each two control points' shares: (n, points, points)."""
+    (pz, py, px), count = (one.shape[1] for one in axes), len(products)
+    pairs = [torch.einsum("si,sj->sij", one, one).flatten(1) for one in axes]
+    summed = torch.einsum("nzyx,zi,yj,xk->nijk", products, *pairs).view(count, pz, pz, py, py, px, px)
+    return summed.permute(0, 1, 3, 5, 2, 4, 6).reshape(count, pz * py * px, pz * py * px)
 
 
 def _slopes(volumes: Tensor) -> Tensor:

@@ -6,7 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from odiff.network.bending import _between_points, _interpolation, bends, bent, control_points, normalised
+from odiff.network import bending
+from odiff.network.bending import (
+    _between_points,
+    _interpolation,
+    _normal_equations,
+    _slopes,
+    bends,
+    bent,
+    control_points,
+    normalised,
+)
 from odiff.network.registration import Registration, centre_weight, displacements, outlines, shifted
 
 SHAPE = (14, 30, 34)
@@ -67,9 +77,28 @@ def test_what_two_points_share_is_the_product_of_their_shares_at_each_voxel():
     dense = torch.einsum("zi,yj,xk->zyxijk", *axes).flatten(3).flatten(0, 2)
     assert torch.allclose(dense.sum(dim=1), torch.ones(len(dense)))
     products = torch.rand((2, *SHAPE), generator=torch.Generator().manual_seed(2))
-    pairs = [torch.einsum("si,sj->sij", one, one).flatten(1) for one in axes]
     expected = torch.stack([dense.T @ (one.flatten()[:, None] * dense) for one in products])
-    assert torch.allclose(_between_points(products, pairs, POINTS), expected, rtol=1e-4)
+    assert torch.allclose(_between_points(products, axes), expected, rtol=1e-4)
+
+
+def test_the_gradient_is_that_of_the_squared_differences():
+    shape = (40, 50, 60)
+    volume, wanted, weight = joint(0, shape), joint(1, shape), centre_weight(shape)
+    by = some_bends(1, 0.02, points=control_points(shape)).requires_grad_()
+    seen = bent(volume, by)
+    (0.5 * weight * (seen - wanted).square()).sum().backward()
+    seen = seen.detach()
+    found, curvature = _normal_equations(_slopes(seen[:, 0]), (seen - wanted)[:, 0], weight, by.detach())
+    assert by.grad is not None
+    assert (found - by.grad.flatten(1)).norm() < 0.1 * found.norm()
+    assert torch.linalg.eigvalsh(curvature).min() > -1e-3 * curvature.abs().max()
+
+
+def test_no_point_passes_another_however_soft_the_volume(monkeypatch):
+    monkeypatch.setattr(bending, "STIFFNESS", 1e-6)
+    found = bends(torch.cat([joint(seed) for seed in range(6)]), joint(7)[0, 0], centre_weight(SHAPE))
+    for axis, points in enumerate(POINTS):
+        assert (found[:, axis].diff(dim=axis + 1) > -2 / (points - 1)).all()
 
 
 @settings(max_examples=25, deadline=None)
