@@ -31,8 +31,12 @@ def can_choose(patients: Sequence[str]) -> bool:
 def clearly_best(scores: Mapping[str, float], usual: str, cases: int) -> str:
     """The name with the highest macro AUROC, if that is clearly above what `usual` has.
 
-    Clearly is `MARGIN` at `CASES` cases and more with fewer: closer scores are noise.
+    Clearly is `clear_margin`: closer scores are noise.
     """
     best = max(scores, key=lambda name: scores[name], default=usual)
-    margin = MARGIN * (CASES / max(1, cases)) ** 0.5
-    return best if scores.get(best, 0.0) > scores.get(usual, 0.5) + margin else usual
+    return best if scores.get(best, 0.0) > scores.get(usual, 0.5) + clear_margin(cases) else usual
+
+
+def clear_margin(cases: int) -> float:
+    """How much higher a macro AUROC over so many cases must be: `MARGIN` at `CASES` and more with fewer."""
+    return MARGIN * (CASES / max(1, cases)) ** 0.5

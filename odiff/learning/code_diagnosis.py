@@ -24,7 +24,7 @@ from odiff.learning.diagnosis_scores import truth_of
 from odiff.learning.pretrained import ResultsFolder, named_checkpoint, results_of_dataset
 from odiff.learning.run import check_fit, plan_of_view
 from odiff.learning.subsets import FEWEST
-from odiff.network.shared_code import CodeDiagnosis, SharedCode
+from odiff.network.shared_code import CodeDiagnosis, SharedCode, set_number
 from odiff.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from odiff.training.run_folder import RunFolder
 
@@ -36,13 +36,14 @@ GRID = ("spacing_zyx_mm", "patch_zyx", "normalisation")
 
 def train_code_diagnosis(
     context: Context, run: RunFolder, source: Path, networks: Collection[str], cases: Sequence[PreparedCase],
-    meta: dict[str, Any],
+    images: Tensor, meta: dict[str, Any],
 ) -> dict[str, float]:  # fmt: skip
     """Fit the diagnosis from the shared code in `source` on the training cases of a fold and store it in the run's folder.
 
     Parameters
     ----------
     networks : the views that have a network: the only ones that prediction looks at.
+    images : logits of the fused networks (cases, labels), which the code's will be mixed with.
 
     Returns
     -------
@@ -59,6 +60,7 @@ def train_code_diagnosis(
     network.share.copy_(code_shares(truth, context.plan.fusion.code_cases))
     rows, present = prepared_rows(context, code, networks, cases)
     fit_regressions(network, rows, present, truth)
+    match_spread(network, images, rows, present)
     described = meta | {"code_views": list(code.views), "width": code.width}
     tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
     save_checkpoint(run.checkpoint(CODE), tensors, described)
@@ -168,6 +170,21 @@ def fit_regressions(network: CodeDiagnosis, rows: Tensor, present: Tensor, truth
             network.bias[wanted, label] = float(found.intercept_[0])
 
 
+@torch.no_grad()
+def match_spread(network: CodeDiagnosis, images: Tensor, rows: Tensor, present: Tensor) -> None:
+    """Multiply the regressions so that over these cases their logits spread as widely as `images` (cases, labels), all labels together.
+
+    A network that was trained on sixteen cases says everything ten times as loudly as a regression does: shares of such a mix would
+    mean nothing.
+    """
+    code = network(rows, present)
+    has_learnt = network.weight[set_number(present)].any(dim=2).any(dim=0)
+    own, wanted = (one[:, has_learnt].var(dim=0, correction=0).sum().sqrt() for one in (code, images))
+    if own > 0 and wanted > 0:
+        network.weight *= wanted / own
+        network.bias *= wanted / own
+
+
 def held_out_mix(
     network: CodeDiagnosis, images: Tensor, rows: Tensor, present: Tensor, truth: np.ndarray, patients: Sequence[str]
 ) -> Tensor:
@@ -180,5 +197,6 @@ def held_out_mix(
         inner = CodeDiagnosis(network.code, truth.shape[1])
         inner.share.copy_(network.share)
         fit_regressions(inner, rows[train], present[train], truth[train])
+        match_spread(inner, images[train], rows[train], present[train])
         mixed[held_out] = inner.mix(images[held_out], rows[held_out], present[held_out])
     return mixed

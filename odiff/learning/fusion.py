@@ -124,10 +124,10 @@ def train_fusion(
     is_gated = isinstance(network, GatedFusion)
     if not run.is_trained():
         run.checkpoint(CODE).unlink(missing_ok=True)
-        shares = train_code_diagnosis(context, run, code, networks, kept, meta) if code else {}
-        meta |= {"code_from": str(code) if code else None, "code_shares": shares}
+        meta |= {"code_from": str(code) if code else None, "code_shares": None}
         run.write_config(meta)
-    cases = inner_cases(context, networks, fold, kept, settings) if is_gated else embed_cases(context, networks, kept)
+    embedded = embed_cases(context, networks, kept)
+    cases = inner_cases(context, networks, fold, kept, settings) if is_gated else embedded
     loop = LoopSettings(
         steps=recipe.steps, accumulate=1, gradient_clip=GRADIENT_CLIP, weight_decay=recipe.weight_decay, ema_decay=EMA_DECAY,
         checkpoint_every=recipe.steps, validate_every=recipe.steps, device=torch.device("cpu"), workers=0,
@@ -144,6 +144,12 @@ def train_fusion(
         return {"fusion": cosine_rate(step, recipe.steps, 1, recipe.learning_rate)}
 
     train(state, loop, run, FusionBatches(cases, targets, settings.seed), loss, rates, meta, title=f"fused fold {fold}")
+    if run.read_config().get("code_shares", {}) is None:
+        trained = load_fusion(run.checkpoint("final"), len(plan.diagnoses), networks)
+        with torch.no_grad():
+            images = trained(embedded.embedded, embedded.present)
+        shares = train_code_diagnosis(context, run, code, networks, kept, images, meta) if code else {}
+        run.write_config(run.read_config() | {"code_shares": shares})
     return run
 
 

@@ -86,7 +86,7 @@ def probe_fold(
     grid = {(t, b): stored[str(t)][b] for t in plan.diffusion.probe_time_steps for b in stored[str(t)]}
     if not grid:
         raise DatasetError(f"{context.dataset.name}: no diagnosis of fold {fold} has cases of both kinds to probe for")
-    choice = choose(grid, plan)
+    choice = choose(grid, plan, len(items))
     features = {"time_step": choice.time_step, "blocks": list(choice.blocks)}
     config = run.read_config()
     if config.get("features") != features or "held_out" not in config:

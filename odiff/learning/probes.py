@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from odiff.data.batches import DiagnosisItem, whole_view
-from odiff.learning.clear_choice import MARGIN
+from odiff.learning.clear_choice import can_choose, clear_margin
 from odiff.learning.features import noised
 from odiff.learning.usual_blocks import usual_blocks
 from odiff.metrics.classification import macro_score
@@ -69,17 +69,14 @@ def choose_features(
     plan: ViewPlan,
     device: torch.device,
 ) -> ProbeResult:
-    """Score every block at every time step of the plan; the best two replace the default ones if they are clearly better.
-
-    Clearly is `MARGIN`: closer scores are noise.
-
-    Where the labels allow no probe (one patient, one class) the default blocks are taken.
-    """
+    """Score every block at every time step of the plan, and `choose`; where patients or labels are too few the usual ones are taken."""
     scores: Scores = {}
-    if has_patients_enough(patients):
+    if can_choose(patients):
         for time_step in plan.diffusion.probe_time_steps:
             scores |= score_time_step(backbone, folder, items, patients, plan, time_step, device)
-    return ProbeResult(choose(scores, plan), {cell_name(*cell): round(value, 4) for cell, value in scores.items()})
+    return ProbeResult(
+        choose(scores, plan, len(items)), {cell_name(*cell): round(value, 4) for cell, value in scores.items()}
+    )
 
 
 def has_patients_enough(patients: Sequence[str]) -> bool:
@@ -101,18 +98,21 @@ def score_time_step(
     return {(time_step, block): value for block, value in found.items() if value is not None}
 
 
-def choose(scores: Scores, plan: ViewPlan) -> FeatureChoice:
-    """The best two blocks at the best cell's time step, if clearly better than the default ones at theirs."""
-    fallback = FeatureChoice(plan.diffusion.probe_time_steps[0], usual_blocks(plan))
+def choose(scores: Scores, plan: ViewPlan, cases: int) -> FeatureChoice:
+    """The usual blocks at the first time step, unless others are clearly better over so many cases.
+
+    Candidates are the usual blocks at the time step where they are best, and the best two blocks at the best cell's time step.
+    """
+    usual = FeatureChoice(plan.diffusion.probe_time_steps[0], usual_blocks(plan))
     if not scores:
-        return fallback
-    usual = max(plan.diffusion.probe_time_steps, key=lambda step: _mean(scores, step, fallback.blocks))
+        return usual
     best_step = max(scores, key=lambda key: scores[key])[0]
     ranked = sorted((key for key in scores if key[0] == best_step), key=lambda key: -scores[key])
-    best = tuple(block for _, block in ranked[:2])
-    if _mean(scores, best_step, best) > _mean(scores, usual, fallback.blocks) + MARGIN:
-        return FeatureChoice(best_step, best)
-    return FeatureChoice(usual, fallback.blocks)
+    usual_step = max(plan.diffusion.probe_time_steps, key=lambda step: _mean(scores, step, usual.blocks))
+    candidates = [(usual_step, usual.blocks), (best_step, tuple(block for _, block in ranked[:2]))]
+    step, blocks = max(candidates, key=lambda one: _mean(scores, *one))
+    is_clear = _mean(scores, step, blocks) > _mean(scores, usual.time_step, usual.blocks) + clear_margin(cases)
+    return FeatureChoice(step, blocks) if is_clear else usual
 
 
 def cell_name(time_step: int, block: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from odiff.errors import CheckpointError, DatasetError, UsageError
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.learning import probe_grid
-from odiff.learning.clear_choice import MARGIN
+from odiff.learning.clear_choice import CASES, MARGIN
 from odiff.learning.context import open_context
 from odiff.learning.heat_map import draw_heat_map
 from odiff.learning.probe_grid import plan_of_grid
@@ -21,6 +21,7 @@ from odiff.learning.probes import choose, held_out_score
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.learning.usual_blocks import usual_blocks
+from odiff.network.diagnosis import FeatureChoice
 from odiff.phantom import write_phantom_dataset
 from odiff.plan import read_plan
 
@@ -188,10 +189,21 @@ def test_a_choice_must_beat_the_default_blocks_clearly(pretrained):
     cells = {(step, block): 0.7 for step in (10, 50) for block in plan.diffusion.probe_blocks}
     usual = usual_blocks(plan)
     little = cells | {(50, "mid"): 0.7 + MARGIN, (50, "decoder_0"): 0.7 + MARGIN / 2}
-    assert choose(little, plan).blocks == usual
+    assert choose(little, plan, CASES).blocks == usual
     clear = cells | {(50, "mid"): 0.7 + 2 * MARGIN, (50, "decoder_0"): 0.7 + MARGIN}
-    assert (choose(clear, plan).time_step, choose(clear, plan).blocks) == (50, ("mid", "decoder_0"))
-    assert choose({}, plan).blocks == usual
+    assert choose(clear, plan, CASES) == FeatureChoice(50, ("mid", "decoder_0"))
+    assert choose(clear, plan, CASES // 4) == FeatureChoice(10, usual), "a quarter of the cases, twice the margin"
+    assert choose({}, plan, CASES) == FeatureChoice(10, usual)
+
+
+def test_another_time_step_must_be_clearly_better_too(pretrained):
+    plan = read_plan(pretrained / "preprocessed" / "Dataset001_Knee" / "plans.json").views["axial"]
+    plan = replace(plan, diffusion=replace(plan.diffusion, probe_time_steps=(10, 50)))
+    usual = usual_blocks(plan)
+    for gain, step in ((MARGIN / 2, 10), (2 * MARGIN, 50)):
+        cells = {(10, block): 0.7 for block in plan.diffusion.probe_blocks}
+        cells |= {(50, block): 0.7 + gain if block in usual else 0.7 for block in plan.diffusion.probe_blocks}
+        assert choose(cells, plan, CASES) == FeatureChoice(step, usual)
 
 
 def test_held_out_probes_find_what_was_planted_and_nothing_in_noise():

@@ -17,7 +17,7 @@ from odiff.geometry import read_volume
 from odiff.inference.predictor import CaseImages, Predictor
 from odiff.learning import shared_code
 from odiff.learning.agreement import agreeing_directions, choose_components, learn_maps, whiten, whiten_views
-from odiff.learning.code_diagnosis import code_shares, find_code, fit_regressions, held_out_mix
+from odiff.learning.code_diagnosis import code_shares, find_code, fit_regressions, held_out_mix, match_spread
 from odiff.learning.code_model import build_code, code_rows, one_tile
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import RunSettings
@@ -180,6 +180,23 @@ def test_labels_and_cases_that_the_code_knows_nothing_of_keep_their_logits():
 def test_the_share_falls_with_the_cases_of_the_rarer_kind():
     truth = np.array([[1.0, 0.0, np.nan]] * 4 + [[0.0, 0.0, 1.0]] * 12)
     assert code_shares(truth, 16).tolist() == pytest.approx([16 / 20, 1, 1])
+
+
+def test_regressions_speak_as_loudly_as_the_networks_that_they_are_mixed_with(rng):
+    network = CodeDiagnosis(code_of(), 3)
+    rows = torch.from_numpy(rng.normal(size=(60, 3, 5))).float()
+    present = torch.ones((60, 3), dtype=torch.bool)
+    truth = np.stack([(rows[:, :, k].sum(dim=1).numpy() > 0).astype(float) for k in range(2)] + [np.zeros(60)], axis=1)
+    fit_regressions(network, rows, present, truth)
+    before = network(rows, present)
+    images = torch.from_numpy(rng.normal(3, 9, (60, 3))).float()
+    match_spread(network, images, rows, present)
+    after = network(rows, present)
+    factor = images[:, :2].var(dim=0, correction=0).sum().sqrt() / before[:, :2].var(dim=0, correction=0).sum().sqrt()
+    assert torch.allclose(after, before * factor, rtol=1e-3, atol=1e-4)
+    assert not after[:, 2].any(), "a label without regression has none of the spread"
+    match_spread(network, torch.zeros((60, 3)), rows, present)
+    assert torch.equal(network(rows, present), after), "silent networks say nothing of how loud to be"
 
 
 def test_no_case_is_mixed_with_a_regression_that_saw_its_patient(rng):
