@@ -17,6 +17,7 @@ RIDGE = 0.02
 REACH = 0.4
 STEPS = 6
 LEAST = 1e-4
+PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 
 def control_points(shape_zyx: Triple) -> Triple:
@@ -90,10 +91,11 @@ def _normal_equations(slopes: Tensor, rest: Tensor, weight: Tensor, by: Tensor) 
     axes, count = _interpolation(rest.shape[1:], by), by[0, 0].numel()
     gradient = torch.einsum("nazyx,zi,yj,xk->naijk", slopes * (weight * rest)[:, None], *axes).flatten(1)
     curvature = torch.zeros((len(by), 3, count, 3, count), device=by.device)
-    for a in range(3):
-        for b in range(a, 3):
-            part = _between_points(slopes[:, a] * slopes[:, b] * weight, axes)
-            curvature[:, a, :, b] = curvature[:, b, :, a] = part
+    one, other = zip(*PAIRS, strict=True)
+    products = slopes[:, one] * slopes[:, other] * weight
+    parts = _between_points(products.flatten(0, 1), axes).unflatten(0, (len(by), len(PAIRS)))
+    for number, (a, b) in enumerate(PAIRS):
+        curvature[:, a, :, b] = curvature[:, b, :, a] = parts[:, number]
     return gradient, curvature.view(len(by), 3 * count, 3 * count)
 
 
