@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from odiff.network.heads import ATTENTION
 from odiff.plan import DiagnosisRecipe
@@ -11,6 +12,7 @@ MARGIN = 0.03  # about one standard error of a macro AUROC over `CASES` cases
 CASES = 100
 STEPS = 200
 FEWEST_PATIENTS = 30
+Choice = TypeVar("Choice")
 
 
 def first_pooling(planned: str) -> str:
@@ -28,15 +30,11 @@ def can_choose(patients: Sequence[str]) -> bool:
     return len(set(patients)) >= FEWEST_PATIENTS
 
 
-def clearly_best(scores: Mapping[str, float], usual: str, cases: int) -> str:
-    """The name with the highest macro AUROC, if that is clearly above what `usual` has.
+def clearly_best(scores: Mapping[Choice, float], usual: Choice, cases: int) -> Choice:
+    """The choice with the highest macro AUROC, if that is clearly above what `usual` has.
 
-    Clearly is `clear_margin`: closer scores are noise.
+    Clearly is `MARGIN` at `CASES` cases and more with fewer: closer scores are noise.
     """
-    best = max(scores, key=lambda name: scores[name], default=usual)
-    return best if scores.get(best, 0.0) > scores.get(usual, 0.5) + clear_margin(cases) else usual
-
-
-def clear_margin(cases: int) -> float:
-    """How much higher a macro AUROC over so many cases must be: `MARGIN` at `CASES` and more with fewer."""
-    return MARGIN * (CASES / max(1, cases)) ** 0.5
+    best = max(scores, key=lambda one: scores[one], default=usual)
+    margin = MARGIN * (CASES / max(1, cases)) ** 0.5
+    return best if scores.get(best, 0.0) > scores.get(usual, 0.5) + margin else usual

@@ -12,7 +12,7 @@ from odiff.data.batches import whole_view
 from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
 from odiff.learning.clear_choice import AUTO
-from odiff.learning.code_diagnosis import prepared_rows, train_code_diagnosis
+from odiff.learning.code_diagnosis import load_code, prepared_rows, train_code_diagnosis
 from odiff.learning.code_model import CODE, load_code_diagnosis
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnose import embed_volume, load_diagnosis, load_fusion
@@ -123,11 +123,12 @@ def train_fusion(
     network = start_fusion(meta["variant"], heads, len(plan.diagnoses))
     is_gated = isinstance(network, GatedFusion)
     if not run.is_trained():
+        if code:
+            load_code(context, code)  # one that does not fit is refused before anything is trained
         run.checkpoint(CODE).unlink(missing_ok=True)
-        meta |= {"code_from": str(code) if code else None, "code_shares": None}
+        meta |= {"code_shares": None}
         run.write_config(meta)
-    embedded = embed_cases(context, networks, kept)
-    cases = inner_cases(context, networks, fold, kept, settings) if is_gated else embedded
+    cases = inner_cases(context, networks, fold, kept, settings) if is_gated else embed_cases(context, networks, kept)
     loop = LoopSettings(
         steps=recipe.steps, accumulate=1, gradient_clip=GRADIENT_CLIP, weight_decay=recipe.weight_decay, ema_decay=EMA_DECAY,
         checkpoint_every=recipe.steps, validate_every=recipe.steps, device=torch.device("cpu"), workers=0,
@@ -145,11 +146,14 @@ def train_fusion(
 
     train(state, loop, run, FusionBatches(cases, targets, settings.seed), loss, rates, meta, title=f"fused fold {fold}")
     if run.read_config().get("code_shares", {}) is None:
-        trained = load_fusion(run.checkpoint("final"), len(plan.diagnoses), networks)
-        with torch.no_grad():
-            images = trained(embedded.embedded, embedded.present)
-        shares = train_code_diagnosis(context, run, code, networks, kept, images, meta) if code else {}
-        run.write_config(run.read_config() | {"code_shares": shares})
+        shares = {}
+        if code:
+            trained = load_fusion(run.checkpoint("final"), len(plan.diagnoses), networks)
+            embedded = embed_cases(context, networks, kept) if is_gated else cases
+            with torch.no_grad():
+                images = trained(embedded.embedded, embedded.present)
+            shares = train_code_diagnosis(context, run, code, networks, kept, images, meta)
+        run.write_config(run.read_config() | {"code_from": str(code) if code else None, "code_shares": shares})
     return run
 
 

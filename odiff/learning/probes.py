@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from odiff.data.batches import DiagnosisItem, whole_view
-from odiff.learning.clear_choice import can_choose, clear_margin
+from odiff.learning.clear_choice import can_choose, clearly_best
 from odiff.learning.features import noised
 from odiff.learning.usual_blocks import usual_blocks
 from odiff.metrics.classification import macro_score
@@ -109,10 +109,10 @@ def choose(scores: Scores, plan: ViewPlan, cases: int) -> FeatureChoice:
     best_step = max(scores, key=lambda key: scores[key])[0]
     ranked = sorted((key for key in scores if key[0] == best_step), key=lambda key: -scores[key])
     usual_step = max(plan.diffusion.probe_time_steps, key=lambda step: _mean(scores, step, usual.blocks))
-    candidates = [(usual_step, usual.blocks), (best_step, tuple(block for _, block in ranked[:2]))]
-    step, blocks = max(candidates, key=lambda one: _mean(scores, *one))
-    is_clear = _mean(scores, step, blocks) > _mean(scores, usual.time_step, usual.blocks) + clear_margin(cases)
-    return FeatureChoice(step, blocks) if is_clear else usual
+    best = FeatureChoice(best_step, tuple(block for _, block in ranked[:2]))
+    candidates = (usual, FeatureChoice(usual_step, usual.blocks), best)
+    means = {one: _mean(scores, one.time_step, one.blocks) for one in candidates}
+    return clearly_best(means, usual, cases)
 
 
 def cell_name(time_step: int, block: str) -> str:
