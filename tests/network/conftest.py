@@ -1,4 +1,4 @@
-"""What is known of a released network of the paper (tests/network/reference)."""
+"""What is known of a released network of the paper (tests/network/reference), and joints made of blobs."""
 
 import json
 import zlib
@@ -61,3 +61,20 @@ def is_official(official, official_activations):
         return np.linalg.norm(got - wanted) < 1e-3 * np.linalg.norm(wanted)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def blobs():
+    """A function that makes a volume (1, 1, z, y, x) of smooth blobs of different brightness on a dark ground."""
+
+    def make(seed, shape, count, reach, widths):
+        rng = np.random.default_rng(seed)
+        axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij")
+        volume = np.full(shape, -1.0)
+        for _ in range(count):
+            centre, width = rng.uniform(-reach, reach, 3), rng.uniform(*widths)
+            distance = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True))
+            volume += rng.uniform(0.5, 1.5) * np.exp(-distance / width**2)
+        return torch.from_numpy(volume).float()[None, None]
+
+    return make

@@ -23,16 +23,10 @@ SHAPE = (14, 30, 34)
 POINTS = control_points(SHAPE)
 
 
-def joint(seed=0, shape=SHAPE):
-    """Smooth blobs all over the middle, on a dark ground."""
-    rng = np.random.default_rng(seed)
-    axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij")
-    volume = np.full(shape, -1.0)
-    for _ in range(14):
-        centre, width = rng.uniform(-0.6, 0.6, 3), rng.uniform(0.25, 0.4)
-        distance = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True))
-        volume += rng.uniform(0.5, 1.5) * np.exp(-distance / width**2)
-    return torch.from_numpy(volume).float()[None, None]
+@pytest.fixture(scope="module")
+def joint(blobs):
+    """Blobs all over the middle."""
+    return lambda seed=0, shape=SHAPE: blobs(seed, shape, 14, 0.6, (0.25, 0.4))
 
 
 def some_bends(count, size, seed=0, points=POINTS):
@@ -48,7 +42,7 @@ def test_without_displacement_nothing_changes_and_one_displacement_for_all_is_a_
     assert torch.allclose(bent(volume, everywhere), shifted(volume, by.expand(2, 3)), atol=1e-4)
 
 
-def test_displacements_mean_the_same_place_at_every_resolution():
+def test_displacements_mean_the_same_place_at_every_resolution(joint):
     by = some_bends(1, 0.1)
     large = joint(shape=tuple(2 * size for size in SHAPE))
     small = torch.nn.functional.avg_pool3d(large, 2)
@@ -57,7 +51,7 @@ def test_displacements_mean_the_same_place_at_every_resolution():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_bent_volume_is_bent_back(seed):
+def test_a_bent_volume_is_bent_back(seed, joint):
     volume, weight = joint(seed), centre_weight(SHAPE)
     there = bent(volume.expand(5, -1, -1, -1, -1), some_bends(5, 0.08, seed))
     back = bent(there, bends(there, volume[0, 0], weight))
@@ -65,7 +59,7 @@ def test_a_bent_volume_is_bent_back(seed):
     assert (after < 0.5 * before).all() and after.sum() < 0.3 * before.sum()
 
 
-def test_brightness_and_contrast_do_not_matter():
+def test_brightness_and_contrast_do_not_matter(joint):
     volume, weight = joint(), centre_weight(SHAPE)
     there = bent(volume.expand(3, -1, -1, -1, -1), some_bends(3, 0.12))
     wanted = bends(there, volume[0, 0], weight)
@@ -81,7 +75,7 @@ def test_what_two_points_share_is_the_product_of_their_shares_at_each_voxel():
     assert torch.allclose(_between_points(products, axes), expected, rtol=1e-4)
 
 
-def test_the_gradient_is_that_of_the_squared_differences():
+def test_the_gradient_is_that_of_the_squared_differences(joint):
     shape = (40, 50, 60)
     volume, wanted, weight = joint(0, shape), joint(1, shape), centre_weight(shape)
     by = some_bends(1, 0.02, points=control_points(shape)).requires_grad_()
@@ -94,7 +88,7 @@ def test_the_gradient_is_that_of_the_squared_differences():
     assert torch.linalg.eigvalsh(curvature).min() > -1e-3 * curvature.abs().max()
 
 
-def test_no_point_passes_another_however_soft_the_volume(monkeypatch):
+def test_no_point_passes_another_however_soft_the_volume(monkeypatch, joint):
     monkeypatch.setattr(bending, "STIFFNESS", 1e-6)
     found = bends(torch.cat([joint(seed) for seed in range(6)]), joint(7)[0, 0], centre_weight(SHAPE))
     for axis, points in enumerate(POINTS):
@@ -122,7 +116,7 @@ def test_volumes_of_any_shape_are_never_folded_nor_further_from_the_template_tha
 
 
 @pytest.mark.parametrize("contrast", [1, -0.7])
-def test_a_bent_cohort_comes_closer_together_than_by_moving_it(contrast):
+def test_a_bent_cohort_comes_closer_together_than_by_moving_it(contrast, joint):
     """Half of it may be of another sequence, which shows all in the opposite contrast."""
     volume = joint(3)
     by = torch.from_numpy(np.random.default_rng(1).integers(-2, 3, (12, 3)))
@@ -138,7 +132,7 @@ def test_a_bent_cohort_comes_closer_together_than_by_moving_it(contrast):
     assert spread[1] < 0.7 * spread[0]
 
 
-def test_half_precision_stays_and_autocast_changes_nothing():
+def test_half_precision_stays_and_autocast_changes_nothing(joint):
     registration = Registration(SHAPE)
     registration.fit(outlines(torch.cat([joint(0), joint(1)])))
     volume = joint(2)

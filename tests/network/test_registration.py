@@ -20,20 +20,13 @@ from odiff.plan.schema import NetworkPlan
 SHAPE = (12, 40, 48)
 
 
-def joint(seed=0, shape=SHAPE):
-    """A few smooth blobs around the centre, different in size and brightness, on a dark ground."""
-    rng = np.random.default_rng(seed)
-    axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij")
-    volume = np.full(shape, -1.0)
-    for _ in range(5):
-        centre, width = rng.uniform(-0.4, 0.4, 3), rng.uniform(0.15, 0.3)
-        volume += rng.uniform(0.5, 1.5) * np.exp(
-            -sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True)) / width**2
-        )
-    return torch.from_numpy(volume).float()[None, None]
+@pytest.fixture(scope="module")
+def joint(blobs):
+    """A few blobs around the centre."""
+    return lambda seed=0, shape=SHAPE: blobs(seed, shape, 5, 0.4, (0.15, 0.3))
 
 
-def test_displacements_are_those_that_were_made():
+def test_displacements_are_those_that_were_made(joint):
     volume = joint()
     by = torch.tensor([[0, 0, 0], [2, -5, 3], [-1, 6, -8], [1, 3, 0]])
     found = displacements(shifted(volume.expand(4, -1, -1, -1, -1), -by), volume[0, 0])
@@ -55,14 +48,14 @@ def test_correlations_are_those_of_a_loop_over_displacements():
         assert found[place] == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_fraction_of_a_voxel_is_found_between_voxels():
+def test_a_fraction_of_a_voxel_is_found_between_voxels(joint):
     volume = joint()
     by = torch.tensor([[0.4, -2.3, 1.6]])
     found = displacements(moved(volume, -by), volume[0, 0])
     assert torch.allclose(found, by, atol=0.15)
 
 
-def test_brightness_and_contrast_do_not_matter():
+def test_brightness_and_contrast_do_not_matter(joint):
     volume = joint()
     by = torch.tensor([[1, 4, -6]])
     changed = 0.3 * shifted(volume, -by) + 2.0
@@ -80,7 +73,7 @@ def test_moving_by_whole_voxels_is_numpy_s_edge_padding():
 
 @pytest.mark.parametrize("contrast", [1, -0.7])
 @pytest.mark.parametrize("shape", [SHAPE, (16, 130, 200)])
-def test_a_cohort_out_of_place_comes_together(shape, contrast):
+def test_a_cohort_out_of_place_comes_together(shape, contrast, joint):
     """Half of it may be of another sequence, which shows all in the opposite contrast."""
     rng = np.random.default_rng(1)
     reach = [size // 6 for size in shape]
@@ -98,7 +91,7 @@ def test_a_cohort_out_of_place_comes_together(shape, contrast):
     assert after < 0.35 * before
 
 
-def test_without_a_template_volumes_stay():
+def test_without_a_template_volumes_stay(joint):
     volume = joint()
     assert torch.equal(Registration(SHAPE)(volume), volume)
     assert Registration(SHAPE)(volume[:0]).shape == (0, 1, *SHAPE)
@@ -109,7 +102,7 @@ def test_axes_shrink_to_about_32_cells():
     assert shrinkage((28, 63, 64)) == (1, 1, 2)
 
 
-def test_only_tiles_that_are_a_whole_case_are_moved():
+def test_only_tiles_that_are_a_whole_case_are_moved(joint):
     plan = NetworkPlan((1, 2, 2), (8, 16), ((1, 1, 1), (1, 2, 2)), ((3, 3, 3), (3, 3, 3)), 1, 16)
     network = DiagnosisNetwork(plan, SHAPE, 2, FeatureChoice(10, ("mid",)), 0.0, True)
     assert network.registration is not None
