@@ -15,8 +15,9 @@ MOST_POINTS, CELLS_PER_POINT = 4, 6
 STIFFNESS = 0.025
 RIDGE = 0.02
 REACH = 0.4
-STEPS = 6
+STEPS = 4
 LEAST = 1e-4
+AT_ONCE = 32
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 
@@ -35,19 +36,51 @@ def normalised(volumes: Tensor, weight: Tensor) -> Tensor:
 
 def bent(volumes: Tensor, by: Tensor) -> Tensor:
     """Volumes (n, 1, z, y, x) read at places displaced by control points `by` (n, 3, points along z, y, x); the border is continued."""
-    axes, shape = _interpolation(volumes.shape[2:], by), volumes.shape[2:]
-    z, y, x = ((2 * torch.arange(size, device=by.device) + 1) / size - 1 for size in shape)
-    found = torch.empty_like(volumes, dtype=torch.float32)
-    for number, one in enumerate(by):  # in turn: the places of a volume take three times its memory
-        places = torch.einsum("aijk,zi,yj,xk->azyx", one.flip(0), *axes)
-        places[0] += x
-        places[1] += y[:, None]
-        places[2] += z[:, None, None]
-        # each slice as a sample of its own, as samples are what torch's threads share
-        slices = volumes[number].float().expand(shape[0], 1, *shape)
-        grid = places.permute(1, 2, 3, 0)[:, None]
-        found[number, 0] = F.grid_sample(slices, grid, align_corners=False, padding_mode="border")[:, 0, 0]
-    return found
+    return displaced(volumes, spread(by, volumes.shape[2:]))
+
+
+def spread(by: Tensor, shape_zyx: torch.Size) -> Tensor:
+    """The displacement (n, 3, z, y, x) of each voxel from those of control points `by`."""
+    return torch.einsum("naijk,zi,yj,xk->nazyx", by, *_interpolation(shape_zyx, by))
+
+
+def composed(first: Tensor, second: Tensor) -> Tensor:
+    """The displacements (n, 3, z, y, x) of volumes that are displaced by `first`, and then, as they are seen then, by `second`."""
+    places = _places(second, second.shape[2:])
+    return second + F.grid_sample(first, places, align_corners=False, padding_mode="border")
+
+
+def displaced(volumes: Tensor, by: Tensor) -> Tensor:
+    """Volumes (n, 1, z, y, x) read at places displaced `by` (n, 3, ...), which may be coarser; the border is continued."""
+    shape, pieces, is_cpu = volumes.shape[2:], [], volumes.device.type == "cpu"
+    at_once = 1 if is_cpu else AT_ONCE  # the places of a volume take three times its memory
+    for some, moves in zip(volumes.float().split(at_once), by.split(at_once), strict=True):
+        places = _places(moves, shape)
+        if is_cpu:  # each slice as a sample of its own, as samples are what torch's threads share
+            some, places = some.expand(shape[0], -1, -1, -1, -1), places.transpose(0, 1)
+        read = F.grid_sample(some, places, align_corners=False, padding_mode="border")
+        pieces.append(read.transpose(0, 2) if is_cpu else read)
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _places(by: Tensor, shape_zyx: torch.Size) -> Tensor:
+    """Where each voxel is read, (n, z, y, x, 3) in the order x, y, z, an axis going from -1 to 1; `by` as displacements come."""
+    places = by.flip(1)
+    for axis, size in enumerate(shape_zyx, start=2):
+        if places.shape[axis] != size:
+            shares = _linear(places.shape[axis], size).to(by)
+            places = (places.transpose(axis, 4) @ shares.T).transpose(axis, 4)
+    z, y, x = ((2 * torch.arange(size, device=by.device) + 1) / size - 1 for size in shape_zyx)
+    places[:, 0] += x
+    places[:, 1] += y[:, None]
+    places[:, 2] += z[:, None, None]
+    return places.permute(0, 2, 3, 4, 1)
+
+
+def _linear(known: int, size: int) -> Tensor:
+    """(size, known): linear interpolation of `known` values in the middles of as many parts of an axis at those of `size`."""
+    at = ((torch.arange(size) + 0.5) * known / size - 0.5).clamp(0, known - 1)
+    return (1 - (at[:, None] - torch.arange(known)).abs()).clamp(min=0)
 
 
 def bends(small: Tensor, template: Tensor, weight: Tensor) -> Tensor:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from odiff.network.bending import bends, bent
+from odiff.network.bending import bends, bent, composed, displaced, spread
 from odiff.plan.schema import Triple
 
 CELLS = 32
 REACH = 0.25
 SPREAD = 0.8
 ROUNDS, BENDING_ROUNDS = 4, 2
+# How often a volume is bent: what was out of a control point's reach, or hidden, is not once the volume is bent.
+BENDINGS = 2
 LEAST = 1e-6
 AT_ONCE = 32
 
@@ -160,9 +162,11 @@ class Registration(nn.Module):
             by = displacements(small, self.template)
             self.template.copy_(moved(small, by - by.mean(dim=0)).mean(dim=0)[0])
         placed = moved(small, displacements(small, self.template))
-        for _ in range(BENDING_ROUNDS):
-            by = self._bends(placed)
-            self.template.copy_(bent(placed, by - by.mean(dim=0)).mean(dim=0)[0])
+        for _ in range(BENDINGS):
+            for _ in range(BENDING_ROUNDS):
+                by = self._bends(placed)
+                self.template.copy_(bent(placed, by - by.mean(dim=0)).mean(dim=0)[0])
+            placed = bent(placed, self._bends(placed))
 
     @torch.no_grad()
     def forward(self, volumes: Tensor) -> Tensor:
@@ -172,7 +176,12 @@ class Registration(nn.Module):
         with torch.autocast(volumes.device.type, enabled=False):
             by = displacements(outlines(volumes), self.template)
             placed = shifted(volumes, (by * torch.tensor(self.shrinkage, device=by.device)).round().long())
-            return bent(placed, self._bends(outlines(placed))).to(volumes.dtype)
+            small, by = shrunk(placed), None
+            for _ in range(BENDINGS):
+                seen = small if by is None else displaced(small, by)
+                further = spread(self._bends(outlines(seen)), small.shape[2:])
+                by = further if by is None else composed(by, further)
+            return displaced(placed, by).to(volumes.dtype)
 
     def _bends(self, small: Tensor) -> Tensor:
         weight = centre_weight(self.template.shape).to(self.template)

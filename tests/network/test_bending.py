@@ -11,11 +11,15 @@ from odiff.network.bending import (
     _between_points,
     _interpolation,
     _normal_equations,
+    _places,
     _slopes,
     bends,
     bent,
+    composed,
     control_points,
+    displaced,
     normalised,
+    spread,
 )
 from odiff.network.registration import Registration, centre_weight, displacements, outlines, shifted
 
@@ -40,6 +44,36 @@ def test_without_displacement_nothing_changes_and_one_displacement_for_all_is_a_
     by = torch.tensor([1, -2, 3])
     everywhere = still + (2 * by / torch.tensor(SHAPE)).view(1, 3, 1, 1, 1)
     assert torch.allclose(bent(volume, everywhere), shifted(volume, by.expand(2, 3)), atol=1e-4)
+
+
+def test_slices_are_read_as_the_volume_is():
+    volumes, by = torch.rand((3, 1, *SHAPE), generator=torch.Generator().manual_seed(1)), some_bends(3, 0.1)
+    places = _places(spread(by, volumes.shape[2:]), volumes.shape[2:])
+    at_once = torch.nn.functional.grid_sample(volumes, places, align_corners=False, padding_mode="border")
+    assert torch.allclose(bent(volumes, by), at_once, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_two_displacements_make_one(axis):
+    """A ramp is read exactly at any place, so what is read there tells the place."""
+    shape = torch.Size(SHAPE)
+    ramp = (
+        torch.arange(SHAPE[axis], dtype=torch.float32)
+        .view([-1 if one == axis else 1 for one in range(3)])
+        .expand(1, 1, *shape)
+    )
+    first, second = (spread(some_bends(1, 0.1, seed), shape) for seed in (1, 2))
+    in_turn, at_once = displaced(displaced(ramp, first), second), displaced(ramp, composed(first, second))
+    inside = (..., *(slice(size // 5, -size // 5) for size in shape))
+    assert torch.allclose(in_turn[inside], at_once[inside], atol=0.02)
+    assert (in_turn - displaced(ramp, composed(second, first)))[inside].abs().max() > 0.03
+
+
+def test_coarse_displacements_are_interpolated_as_torch_does():
+    coarse = spread(some_bends(2, 0.1), torch.Size((7, 10, 17)))
+    volumes = torch.rand((2, 1, *SHAPE), generator=torch.Generator().manual_seed(1))
+    fine = torch.nn.functional.interpolate(coarse, SHAPE, mode="trilinear", align_corners=False)
+    assert torch.allclose(displaced(volumes, coarse), displaced(volumes, fine), atol=1e-4)
 
 
 def test_displacements_mean_the_same_place_at_every_resolution(joint):
