@@ -11,6 +11,7 @@ from odiff.phantom.parts import TISSUES
 # Relative signal of TISSUES: proton density, T2 and T1, with and without suppressed fat, and a gradient echo.
 CONTRASTS = {
     "pd_fs": (0.0, 0.26, 0.45, 0.30, 0.05, 0.62, 0.12, 0.12, 0.95, 0.85, 0.60, 0.70, 0.45),
+    "pd_fs_poor": (0.0, 0.42, 0.44, 0.41, 0.05, 0.61, 0.11, 0.12, 0.94, 0.84, 0.57, 0.57, 0.44),
     "pd": (0.0, 0.80, 0.40, 0.66, 0.05, 0.58, 0.10, 0.12, 0.90, 0.80, 0.50, 0.25, 0.40),
     "t2_fs": (0.0, 0.20, 0.32, 0.24, 0.04, 0.42, 0.10, 0.10, 1.00, 0.85, 0.65, 0.60, 0.42),
     "stir": (0.0, 0.08, 0.38, 0.12, 0.04, 0.50, 0.12, 0.10, 1.00, 0.90, 0.75, 0.65, 0.45),
@@ -19,7 +20,7 @@ CONTRASTS = {
     "dess": (0.0, 0.35, 0.42, 0.30, 0.06, 0.80, 0.25, 0.20, 0.90, 0.75, 0.45, 0.55, 0.45),
 }
 SUBSLICES = 3
-OBLIQUE_DEG, SIGNAL_SPREAD = 8.0, 0.12
+OBLIQUE_DEG, SIGNAL_SPREAD = 8.0, 0.15
 # How far the joint lies from the centre of the field of view, mm: standard deviation across slices, most in plane.
 ACROSS_MM, IN_PLANE_MM = 4.0, 16.0
 
@@ -37,9 +38,9 @@ class Scanner:
 
 
 SCANNERS = (
-    Scanner("A", 3.0, "pd_fs", 0.025, 0.20, 1.0),
+    Scanner("A", 3.0, "pd_fs", 0.04, 0.20, 1.0),
     Scanner("B", 1.5, "pd_fs", 0.045, 0.12, 1.1),
-    Scanner("C", 3.0, "t2_fs", 0.030, 0.25, 0.95),
+    Scanner("C", 3.0, "t2_fs", 0.045, 0.25, 0.95),
     Scanner("D", 1.5, "pd", 0.040, 0.15, 1.05),
 )
 # Hospitals that a cohort has only where it is asked for them.
@@ -48,7 +49,8 @@ MORE_SCANNERS = (
     Scanner("F", 3.0, "t1", 0.025, 0.25, 0.95),
     Scanner("G", 1.5, "t2", 0.035, 0.12, 1.0),
     Scanner("H", 3.0, "dess", 0.030, 0.20, 1.0),
-    Scanner("I", 0.55, "pd_fs", 0.090, 0.08, 1.25),
+    Scanner("I", 0.55, "pd_fs", 0.160, 0.08, 1.4),
+    Scanner("J", 1.5, "pd_fs_poor", 0.050, 0.20, 1.1),
 )
 
 

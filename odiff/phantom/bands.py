@@ -7,7 +7,7 @@ import numpy as np
 from odiff.phantom.parts import Part
 from odiff.phantom.shapes import Point, capsule
 
-WORN = 0.33
+WORN = 0.5
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def worn_core(start: Point, end: Point, radius: float, rng: np.random.Generator)
     if rng.random() >= WORN:
         return []
     a, b = np.asarray(start), np.asarray(end)
-    core = capsule(_point(a + first * (b - a)), _point(a + (first + length) * (b - a)), 0.55 * radius)
+    core = capsule(_point(a + first * (b - a)), _point(a + (first + length) * (b - a)), 0.75 * radius)
     return [Part(core, "oedema")]
 
 

@@ -18,7 +18,7 @@ LABELS = {
     "patellar_cartilage": 7, "medial_meniscus": 8, "lateral_meniscus": 9, "ACL": 10, "PCL": 11,
 }  # fmt: skip
 DIAGNOSES = ("ACL", "PCL", "MM", "LM", "MCL", "LCL", "PD", "EFFU")
-COLLATERAL_TEAR = Tear((0.1, 0.35), 0.45, (5.0, 6.5))
+COLLATERAL_TEAR = Tear((0.15, 0.55), 0.25, (3.3, 4.4))
 
 
 def knee(rng: np.random.Generator, lesions: dict[str, int], given: Mapping[str, Shape]) -> Anatomy:
@@ -42,9 +42,9 @@ def knee(rng: np.random.Generator, lesions: dict[str, int], given: Mapping[str, 
     parts += _patellar_lesion(patella, rng) if lesions["PD"] else []
     parts += _meniscus("medial_meniscus", "MM", 1, rng, lesions["MM"], given)
     parts += _meniscus("lateral_meniscus", "LM", -1, rng, lesions["LM"], given)
-    shift = rng.normal(0, 1.0, 3)
-    acl = (np.array([4, -10, -8.0]) + shift, np.array([-9, 13, 13.0]) + shift)
-    pcl = (np.array([-1, 24, -13.0]) + shift, np.array([7, -2, 11.0]) + shift)
+    shift = rng.normal(0, 2.0, (4, 3))
+    acl = (np.array([4, -10, -8.0]) + shift[0], np.array([-9, 13, 13.0]) + shift[1])
+    pcl = (np.array([-1, 24, -13.0]) + shift[2], np.array([7, -2, 11.0]) + shift[3])
     parts += _cruciate("ACL", *acl, 4.2, rng, lesions["ACL"])
     parts += _cruciate("PCL", *pcl, 4.8, rng, lesions["PCL"])
     parts += band((41 * size, 2, 24), (39 * size, -2, -42), 2.6, COLLATERAL_TEAR, rng, lesions["MCL"], "MCL")
@@ -79,8 +79,8 @@ def _fluid(rng: np.random.Generator, is_effusion: int) -> list[Part]:
         if rng.random() < 0.5
         else []
     )
-    depth = rng.uniform(6, 11) if is_effusion else rng.uniform(0.5, 4.0)
-    width = rng.uniform(24, 32) if is_effusion else rng.uniform(8, 16)
+    depth = rng.uniform(4, 9) if is_effusion else rng.uniform(0.5, 5.0)
+    width = rng.uniform(18, 30) if is_effusion else rng.uniform(8, 20)
     pouch = ellipsoid((0, -30, 46), (width, depth, rng.uniform(18, 26)))
     return [*parts, Part(pouch, "fluid", None, "EFFU" if is_effusion else None)]
 
@@ -107,9 +107,9 @@ def _patellar_lesion(patella: Shape, rng: np.random.Generator) -> list[Part]:
     centre = (patella.low + patella.high) / 2
     side, height = rng.uniform(-8, 8), rng.uniform(-6, 6)
     surface = (float(centre[0] + side), float(patella.high[1]), float(centre[2] + height))
-    defect = common(ellipsoid(surface, (8, 5, 8)), patella.grown(4.5))
+    defect = common(ellipsoid(surface, (5.5, 4, 5.5)), patella.grown(4.5))
     return [
-        Part(common(ellipsoid(surface, (10, 11, 10)), patella), "oedema", None, "PD"),
+        Part(common(ellipsoid(surface, (7, 8, 7)), patella), "oedema", None, "PD"),
         Part(common(defect, shell(patella, 0, 4.5)), "fluid", None, "PD"),
     ]
 
@@ -124,10 +124,10 @@ def _meniscus(
     parts = [Part(varied(given[label], rng) if label in given else body, "meniscus", label)]
     if not is_torn and rng.random() < WORN:
         place = outward + side * rng.uniform(-1.5, 1.5)
-        parts.append(Part(arc(centre, 15, 2.2, float(place), 0.5), "cartilage"))
+        parts.append(Part(arc(centre, 15, 2.8, float(place), 0.5), "cartilage"))
     if is_torn:
         middle = outward + side * rng.uniform(0.2, 1.8)
-        cleft = arc(centre, 15, 6.5, float(middle), rng.uniform(0.35, 0.55))
+        cleft = arc(centre, 15, 6.5, float(middle), rng.uniform(0.2, 0.35))
         if label in given:
             cleft = _cleft(given[label], side, rng)
         parts.append(Part(cleft, "tear", None, lesion))
@@ -143,10 +143,10 @@ def _cruciate(
         band = union(capsule(tuple(start), tuple(bow), radius), capsule(tuple(bow), tuple(end), radius))
         return [Part(band, "ligament", label), *worn_core(tuple(start), tuple(end), radius, rng)]
     sag = rng.normal(0, 1.0, 3) + np.array([0, 0, -3.0])
-    middle, half = rng.uniform(0.4, 0.6), rng.uniform(0.18, 0.26)
+    middle, half = rng.uniform(0.3, 0.7), rng.uniform(0.09, 0.16)
     near, far = start + (middle - half) * (end - start) + sag, start + (middle + half) * (end - start) + sag
     stumps = union(capsule(tuple(start), tuple(near), radius), capsule(tuple(far), tuple(end), radius))
-    gap = capsule(tuple(near), tuple(far), radius * rng.uniform(1.15, 1.45))
+    gap = capsule(tuple(near), tuple(far), radius * rng.uniform(1.0, 1.25))
     return [Part(gap, "tear", None, label), Part(stumps, "ligament", label)]
 
 

@@ -25,7 +25,7 @@ from odiff.phantom.parts import Anatomy, paint
 from odiff.phantom.shapes import Shape
 from odiff.phantom.table import Cell, draw_table
 
-PHANTOM_VERSION = 4
+PHANTOM_VERSION = 5
 # The share of studies that each of SCANNERS contributes.
 SHARES = (0.3, 0.25, 0.25, 0.2)
 Builder = Callable[[np.random.Generator, dict[str, int], Mapping[str, Shape]], Anatomy]

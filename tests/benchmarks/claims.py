@@ -4,12 +4,14 @@
     python tests/benchmarks/claims.py FOLDER --label-map FILE [--only knee_diagnosis] [--minutes 60] [--rows docs/claims]
     python tests/benchmarks/claims.py FOLDER --rows docs/claims --report docs
 
-FOLDER keeps cohorts, weights and results. Experiments whose row exists are passed over, each one runs in a process of its own, and none
-is begun after ``--minutes``. ``--trial 0.2`` runs everything on a fifth of the patients with few steps, to see that it works.
+FOLDER keeps cohorts, weights and results. Experiments whose row exists are passed over, each one runs in a process of its own, as many
+at once as ``--jobs`` says, and none is begun after ``--minutes``. ``--trial 0.2`` runs
+everything on a fifth of the patients with few steps, to see that it works.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -19,8 +21,10 @@ from typing import Any
 
 import torch
 from claim_parts.cohorts import COHORTS, generator, scaled, write_cohort
-from claim_parts.experiments import Experiment, experiments, run
+from claim_parts.experiments import NNUNET, Experiment, experiments, needs, run
 from claim_parts.page import read_rows, write_page
+from claim_parts.training import like_of, prepare
+from claim_parts.waiting import run_waiting
 
 from odiff.storage import write_text
 from odiff.training.device import use_cores
@@ -38,7 +42,9 @@ def main() -> None:
     if arguments.trial:
         for name, cohort in COHORTS.items():
             COHORTS[name] = scaled(cohort, arguments.trial)
-    wanted = [one for one in experiments() if arguments.only in one.name]
+    wanted = [one for one in experiments() if re.search(arguments.only, one.name)]
+    if arguments.skip:
+        wanted = [one for one in wanted if not re.search(arguments.skip, one.name)]
     if arguments.list:
         print("\n".join(f"{one.name}{' (done)' if row_of(arguments, one).exists() else ''}" for one in wanted))
     elif arguments.report:
@@ -53,9 +59,11 @@ def parse() -> argparse.Namespace:
     """The flags; a trial's rows stay in its folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose name holds this")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="experiments in whose name it is found")
+    parser.add_argument("--skip", default="", metavar="PATTERN", help="but not these")
     parser.add_argument("--list", action="store_true", help="print the experiments")
     parser.add_argument("--one", metavar="NAME", help="run this one, in this process")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="experiments at once (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=1e9, metavar="M")
     parser.add_argument("--label-map", type=Path, metavar="FILE", help="bones and cartilage of a real knee")
     parser.add_argument("--rows", type=Path, metavar="FOLDER", help="where rows go (default: FOLDER/rows)")
@@ -84,24 +92,46 @@ def row_of(arguments: argparse.Namespace, experiment: Experiment) -> Path:
 
 
 def run_missing(arguments: argparse.Namespace, wanted: list[Experiment]) -> None:
-    """One process after another, until all are done or the time is up."""
-    started = time.monotonic()
-    for experiment in wanted:
-        if row_of(arguments, experiment).exists():
-            continue
-        if time.monotonic() - started > 60 * arguments.minutes:
-            print("time is up; call again to go on")
-            return
+    """One process an experiment, until all are done or the time is up; each waits for those it needs."""
+    prepare_all(arguments, wanted)
+
+    def start(experiment: Experiment) -> subprocess.Popen[bytes]:
         print(experiment.name, flush=True)
-        subprocess.run([sys.executable, *sys.argv, "--one", experiment.name], check=True)
+        command = [sys.executable, *sys.argv, "--one", experiment.name]
+        if arguments.jobs == 1:
+            return subprocess.Popen(command)
+        with (arguments.folder / f"{experiment.name}.log").open("wb") as log:
+            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    left = {one.name: one for one in wanted if not row_of(arguments, one).exists()}
+    failed = run_waiting(
+        list(left), lambda name: needs(left[name], read_rows(arguments.rows)), lambda name: start(left[name]),
+        arguments.jobs, 60 * arguments.minutes,
+    )  # fmt: skip
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def prepare_all(arguments: argparse.Namespace, wanted: list[Experiment]) -> None:
+    """The cohorts and plans of the experiments, so that none makes what another one is making."""
+    processes = max(2, arguments.jobs)
+    for one in wanted:
+        make_cohorts(arguments, one, processes)
+        if one.job.recipe.preset != NNUNET:
+            prepare(arguments.folder, one.job.cohort, one.job.recipe, like_of(one.job), processes)
+
+
+def make_cohorts(arguments: argparse.Namespace, experiment: Experiment, processes: int) -> None:
+    """The patients that an experiment needs, where they are missing."""
+    for name in {experiment.job.cohort, like_of(experiment.job), experiment.job.pretrained} & set(COHORTS):
+        write_cohort(arguments.folder, COHORTS[name], arguments.label_map, processes)
 
 
 def run_one(arguments: argparse.Namespace, experiment: Experiment) -> None:
     """Train, score and write the row, with where it comes from."""
     use_cores()
     started, target = time.monotonic(), row_of(arguments, experiment)
-    for name in {experiment.job.cohort, experiment.job.pretrained} & set(COHORTS):
-        write_cohort(arguments.folder, COHORTS[name], arguments.label_map, 2)
+    make_cohorts(arguments, experiment, 2)
     if arguments.trial:
         recipe = experiment.job.recipe
         less = replace(recipe, changes=(*recipe.changes, *TRIAL_STEPS))
@@ -119,7 +149,7 @@ def run_one(arguments: argparse.Namespace, experiment: Experiment) -> None:
 
 def chosen_rates(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, float]:
     """The learning rates that finished seeds chose, by arm."""
-    return {arm: row["rate"] for (arm, _), row in rows.items() if len(row["tried"]) > 1}
+    return {arm: row["rate"] for (arm, _), row in rows.items() if len(row.get("tried", ())) > 1}
 
 
 def device_name(device: str) -> str:

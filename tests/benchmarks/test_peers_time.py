@@ -1,35 +1,65 @@
-"""Which row tells how long an arm takes, so that its peers get as long."""
+"""How long an arm's peers may take: the clock's row, and the steps of ours."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from claim_parts.experiments import ALL, DEFAULT, FEW, SEGMENTED, Experiment, cpu_seconds
+from claim_parts.experiments import (
+    ALL,
+    CLOCK,
+    PAPER_CLOCK,
+    Experiment,
+    experiments,
+    needs,
+    step_seconds,
+    within_our_time,
+)
 from claim_parts.training import Job
 
-OURS = Experiment(Job("knee", DEFAULT, "knee", ALL, 1), "segmentation", SEGMENTED)
+ROWS = {(CLOCK.arm, 0): {"arm": CLOCK.arm, "seconds": {"default": 0.5, "paper": 6.0, "segmentation": 0.9}}}
 
 
-def row_of(fraction, seed, seconds, **device):
-    job = replace(OURS.job, fraction=fraction, seed=seed)
-    return {(replace(OURS, job=job).arm, seed): {"seconds": {"fine_tuning": seconds}, **device}}
+def test_the_paper_makes_as_many_steps_as_ours_take_time():
+    job = within_our_time(Job("knee", PAPER_CLOCK, "knee", ALL, 0), ROWS, 3000)
+    assert job.recipe.changes[-1] == "pretrain.steps=250"
+    assert job.recipe.name == PAPER_CLOCK.name
 
 
-def test_peers_get_what_an_arm_took_on_the_cpu_its_own_row_first():
-    rows = row_of(FEW, 0, 1.0)
-    assert cpu_seconds(OURS, rows) == {"fine_tuning": 1.0}
-    rows |= row_of(ALL, 0, 2.0, device="cpu")
-    assert cpu_seconds(OURS, rows) == {"fine_tuning": 2.0}
-    rows |= row_of(ALL, 1, 3.0, device="a GPU")
-    assert cpu_seconds(OURS, rows) == {"fine_tuning": 2.0}
-    rows |= row_of(ALL, 1, 4.0, device="cpu")
-    assert cpu_seconds(OURS, rows) == {"fine_tuning": 4.0}
+def test_without_the_clocks_row_there_is_no_time_to_give():
+    with pytest.raises(SystemExit, match="run it first"):
+        step_seconds({})
 
 
-def test_without_a_row_of_the_cpu_there_is_no_time_to_give():
-    with pytest.raises(SystemExit, match="run one first"):
-        cpu_seconds(OURS, row_of(ALL, 1, 3.0, device="a GPU"))
+def by_name():
+    return {one.name: one for one in experiments()}
+
+
+def test_an_experiment_waits_for_its_pretrainings_its_clock_and_its_rate():
+    every = by_name()
+    views = ("sagittal", "coronal", "axial")
+    assert needs(every["ankle_diagnosis_sagittal-coronal-axial_default_from_knee_0.1_seed0"], {}) == [
+        f"knee_pretrain_{view}_default_from_knee_1_seed0" for view in views
+    ]
+    later = every["knee_segmentation_sagittal_nnunet_scratch_1_seed2"]
+    assert needs(later, {}) == [CLOCK.name, "knee_segmentation_sagittal_nnunet_scratch_1_seed0"]
+    assert needs(later, {(later.arm, 0): {}}) == [CLOCK.name]
+    paper = every["knee_diagnosis_sagittal_paper_clock_from_knee_0.1_seed1"]
+    assert set(needs(paper, {})) == {
+        CLOCK.name, "knee_pretrain_sagittal_paper_clock_from_knee_1_seed1",
+        "knee_diagnosis_sagittal_paper_clock_from_knee_0.1_seed0",
+    }  # fmt: skip
+
+
+def test_whatever_is_needed_is_an_experiment_and_needs_nothing_that_needs_it():
+    every = by_name()
+    assert len(every) == len(experiments())
+
+    def depth(name, above=()):
+        assert name not in above
+        return 1 + max((depth(other, (*above, name)) for other in needs(every[name], {})), default=0)
+
+    assert max(map(depth, every)) == 4
+    assert isinstance(CLOCK, Experiment)

@@ -1,7 +1,7 @@
 """The cohorts of the claims: phantom patients by hospital, some without labels, and knees of real anatomy.
 
-Labelled patients come from hospitals A and C, 3 T both. Scans without labels come from these and four more, whose sequences differ; D
-(another sequence) and I (another field strength) are in nobody's training.
+Labelled patients come from hospitals A and C, 3 T both. Scans without labels come from these and four more, whose sequences differ; J
+(fat half suppressed, other noise and pixels) and I (another field strength) are in nobody's training.
 """
 
 import hashlib
@@ -53,10 +53,10 @@ class Cohort:
 COHORTS = {
     "knee": Cohort(
         "Dataset001_Knee", "knee",
-        (Group("labelled", 200, 101, OWN, masked=100), Group("unlabelled", 600, 102, ELSEWHERE, is_labelled=False)),
+        (Group("labelled", 200, 101, OWN, masked=100), Group("unlabelled", 1000, 102, ELSEWHERE, is_labelled=False)),
         (
             Group("same", 400, 103, OWN, masked=100),
-            Group("centre", 200, 104, ("D",), masked=100),
+            Group("centre", 200, 104, ("J",), masked=100),
             Group("field", 200, 105, ("I",), masked=100),
         ),
     ),

@@ -21,9 +21,10 @@ from claim_parts.training import (
     plan_of,
     pretrain,
     seconds_of,
+    seconds_of_a_step,
     segment,
 )
-from claim_parts.verdicts import CPU, Rows, device_of
+from claim_parts.verdicts import Rows
 from odiff.geometry import VIEWS
 from odiff.learning.context import FUSED
 from odiff.learning.pretrained import ResultsFolder
@@ -50,14 +51,18 @@ PAPER_SHORT = Recipe(
 PAPER_CLOCK = Recipe("paper_clock", "paper", PAPER_PLAN, ("fusion.tabular=false", "pretrain.ema_after=20"))
 NONE = "none"
 NNUNET, COUNTED = "nnunet", "nnunet_counted"
+# How many steps of a kind are timed; the first, which prepares, is left out.
+TIMED_STEPS = {"default": 21, "paper": 5, "segmentation": 21}
+PRETRAIN = "pretrain"
 Learnt = TypeVar("Learnt")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One fine-tuning of one seed and what it is scored on.
+    """One training of one seed and what it is scored on.
 
-    `groups` are test sets. A diagnosis by several views is also scored by each alone, and with each missing.
+    `task` is one of fine-tuning, `PRETRAIN`, or the clock's. `groups` are test sets. A diagnosis by several views is also
+    scored by each alone, and with each missing.
     """
 
     job: Job
@@ -77,6 +82,9 @@ class Experiment:
         return f"{self.arm}_seed{self.job.seed}"
 
 
+CLOCK = Experiment(Job("knee", replace(DEFAULT, name="clock"), "knee", ALL, SEEDS[0]), "clock", SEGMENTED)
+
+
 def arm_name(cohort: str, task: str, views: Sequence[str], recipe: str, pretrained: str, fraction: float) -> str:
     """What learnt what from whom, as rows call it."""
     start = "scratch" if pretrained == NONE else f"from_{pretrained}"
@@ -85,7 +93,10 @@ def arm_name(cohort: str, task: str, views: Sequence[str], recipe: str, pretrain
 
 def experiments() -> list[Experiment]:
     """All of them, those first that most claims need."""
-    found = []
+    found = [CLOCK]
+    for recipe, views in ((DEFAULT, VIEWS), (SHORT, SEGMENTED), (PAPER_SHORT, SEGMENTED), (PAPER_CLOCK, SEGMENTED)):
+        jobs = [Job("knee", recipe, "knee", ALL, seed) for seed in SEEDS]
+        found += [Experiment(job, PRETRAIN, (view,), ()) for job in jobs for view in views]
     for seed in SEEDS:
         for fraction in (FEW, ALL):
             for start in ("knee", NONE):
@@ -108,6 +119,20 @@ def experiments() -> list[Experiment]:
     return found
 
 
+def needs(experiment: Experiment, rows: Rows) -> list[str]:
+    """The names of the experiments that must be done before: its pretrainings, the clock, and the seed that chooses its rate."""
+    job, found = experiment.job, []
+    if job.recipe.preset == NNUNET or job.recipe.name == PAPER_CLOCK.name:
+        found.append(CLOCK.name)
+    if experiment.task in SCORE:
+        if job.pretrained != NONE:
+            before = Job(job.pretrained, job.recipe, job.pretrained, ALL, job.seed)
+            found += [Experiment(before, PRETRAIN, (view,), ()).name for view in experiment.views]
+        if job.seed != SEEDS[0] and not any(arm == experiment.arm for arm, _ in rows):
+            found.append(replace(experiment, job=replace(job, seed=SEEDS[0])).name)
+    return found
+
+
 def run(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Rows) -> dict[str, Any]:
     """Train, predict and score; what the row holds beside its provenance.
 
@@ -117,11 +142,17 @@ def run(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Row
         the best on the validation patients taken.
     rows : those that are there, by arm and seed.
     """
+    if experiment.task == CLOCK.task:
+        return {"arm": experiment.arm, "seed": experiment.job.seed, "seconds": seconds_of_steps(folder, experiment)}
     if experiment.job.recipe.preset == NNUNET:
         return run_nnunet(folder, experiment, rates, rows)
     if experiment.job.recipe.name == PAPER_CLOCK.name:
-        experiment = replace(experiment, job=within_our_time(experiment.job, rows))
+        steps = plan_of(folder, replace(experiment.job, recipe=DEFAULT)).pretrain.steps
+        experiment = replace(experiment, job=within_our_time(experiment.job, rows, steps))
     job = experiment.job
+    if experiment.task == PRETRAIN:
+        took = seconds_of(pretrain(folder, job, experiment.views[0]))
+        return {"arm": experiment.arm, "seed": job.seed, "seconds": {"pretraining": round(took, 1)}}
 
     learnt: list[ResultsFolder] = []
 
@@ -150,40 +181,54 @@ def best_rate(
     return {"arm": experiment.arm, "seed": experiment.job.seed, "rate": best, "tried": scores}, tried[best][1]
 
 
-def within_our_time(job: Job, rows: Rows) -> Job:
-    """The job with as many steps of pretraining as fit into the time that the default's took."""
-    ours, theirs = (
-        cpu_seconds(Experiment(replace(job, recipe=recipe), "segmentation", SEGMENTED), rows)["pretraining"]
-        for recipe in (DEFAULT, PAPER_SHORT)
+def seconds_of_steps(folder: Path, experiment: Experiment) -> dict[str, float]:
+    """The median of a step's seconds on one core: pretraining by either recipe, and segmentation by the default."""
+    job, (view,) = experiment.job, experiment.views
+    found = {}
+    for recipe in (DEFAULT, PAPER_SHORT):
+        timed = replace(recipe, name=f"clock_{recipe.name}")
+        timed = with_changes(timed, f"pretrain.steps={TIMED_STEPS[recipe.preset]}")
+        found[recipe.preset] = seconds_of_a_step(pretrain(folder, replace(job, recipe=timed), view))
+    short = replace(
+        job, pretrained=NONE, recipe=with_changes(DEFAULT, f"segmentation.steps={TIMED_STEPS['segmentation']}")
     )
-    steps = max(1, round(SHORT_STEPS * ours / theirs))
-    return replace(job, recipe=replace(job.recipe, changes=(*job.recipe.changes, f"pretrain.steps={steps}")))
+    results = fine_tune(folder, folder / "results" / experiment.name, short, "segmentation", (view,))
+    return found | {"segmentation": seconds_of_a_step(results.task(view, "segmentation", FOLD))}
 
 
-def cpu_seconds(experiment: Experiment, rows: Rows) -> dict[str, float]:
-    """How long an arm takes on the CPU, where its peers run too: from its own row, or another's of as many steps.
+def with_changes(recipe: Recipe, *changes: str) -> Recipe:
+    """The recipe, training changed."""
+    return replace(recipe, changes=(*recipe.changes, *changes))
 
-    Those are the rows of other seeds, and of `FEW` labels.
-    """
-    job = experiment.job
-    for fraction in (job.fraction, FEW):
-        arm = replace(experiment, job=replace(job, fraction=fraction)).arm
-        for seed in sorted(SEEDS, key=lambda seed: seed != job.seed):
-            row = rows.get((arm, seed))
-            if row and device_of(row) == CPU:
-                return row["seconds"]
-    raise SystemExit(f"{experiment.name}: a row of it tells how long it takes on the CPU: run one first")
+
+def within_our_time(job: Job, rows: Rows, steps: int) -> Job:
+    """The paper's job with as many steps of pretraining as fit into the time of `steps` of the default's."""
+    seconds = step_seconds(rows)
+    return replace(
+        job, recipe=with_changes(job.recipe, f"pretrain.steps={round(steps * seconds['default'] / seconds['paper'])}")
+    )
+
+
+def step_seconds(rows: Rows) -> dict[str, float]:
+    """What the row of the clock says."""
+    row = rows.get((CLOCK.arm, CLOCK.job.seed))
+    if row is None:
+        raise SystemExit(f"{CLOCK.name}: its row tells how long a step takes on the CPU: run it first")
+    seconds: dict[str, float] = row["seconds"]
+    return seconds
 
 
 def run_nnunet(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Rows) -> dict[str, Any]:
-    """The row of nnU-Net, which may take as long as our arm took on the CPU, without or with its pretraining."""
+    """The row of nnU-Net, which may take as long as the steps of our arm take on the CPU, without or with its pretraining."""
     from claim_parts import nnunet
 
     job, (view,) = experiment.job, experiment.views
-    like = replace(job, recipe=DEFAULT, pretrained="knee")
-    ours = cpu_seconds(Experiment(like, experiment.task, experiment.views), rows)
-    allowed = ours["fine_tuning"] + (ours["pretraining"] if job.recipe.name == COUNTED else 0.0)
-    raw, labels = folder / "raw" / COHORTS[job.cohort].dataset, plan_of(folder, like).labels
+    like, seconds = replace(job, recipe=DEFAULT, pretrained="knee"), step_seconds(rows)
+    plan = plan_of(folder, like)
+    allowed = plan.segmentation.steps * seconds["segmentation"]
+    if job.recipe.name == COUNTED:
+        allowed += plan.pretrain.steps * seconds["default"]
+    raw, labels = folder / "raw" / COHORTS[job.cohort].dataset, plan.labels
 
     def attempt(rate: float) -> tuple[float, tuple[Path, float]]:
         root = results_of(folder, experiment, rate)

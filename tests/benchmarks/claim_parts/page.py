@@ -141,7 +141,7 @@ def page(found: Sequence[Finding], rows: Rows, generator: dict[str, str]) -> str
         "| arm | seeds | fine-tuning, s | pretraining, s | learning rate | rows from elsewhere |",
         "|---|---|---|---|---|---|",
     ]
-    for arm in sorted({name for name, _ in rows}):
+    for arm in sorted({name for (name, _), row in rows.items() if "rate" in row}):
         of_arm = [row for (name, _), row in rows.items() if name == arm]
         timed = [row["seconds"] for row in of_arm if device_of(row) == CPU]
         tuning, before = (

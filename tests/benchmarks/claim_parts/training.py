@@ -51,13 +51,16 @@ class Job:
     device: str = "cpu"
 
 
-def prepare(folder: Path, cohort: str, recipe: Recipe, like: str | None = None) -> Path:
+def prepare(folder: Path, cohort: str, recipe: Recipe, like: str | None = None, processes: int = 2) -> Path:
     """Plan and preprocess a cohort for a recipe, where that is missing; the root."""
     root, dataset = folder / f"preprocessed_{recipe.preset}", COHORTS[cohort].dataset
     if not (root / dataset / "splits_final.json").exists():
+        if like:
+            prepare(folder, like, recipe, None, processes)
         options = PlanningOptions(
-            preset=recipe.preset, overrides=recipe.planning, like=COHORTS[like].dataset if like else None
-        )
+            preset=recipe.preset, overrides=recipe.planning, like=COHORTS[like].dataset if like else None,
+            processes=processes,
+        )  # fmt: skip
         plan_and_preprocess(folder / "raw", root, dataset, options, lambda _: None)
         write_splits(root / dataset)
     return root
@@ -81,6 +84,11 @@ def settings_of(job: Job) -> RunSettings:
 def seconds_of(run: RunFolder) -> float:
     """How long the steps of a run took, without validation and loading."""
     return float(sum(line["seconds"] for line in run.read_metrics() if "seconds" in line))
+
+
+def seconds_of_a_step(run: RunFolder) -> float:
+    """The median over the steps of a run but its first."""
+    return float(np.median([line["seconds"] for line in run.read_metrics() if "seconds" in line][1:]))
 
 
 def results_folder(root: Path, cohort: str, recipe: Recipe, fraction: float = 1.0) -> ResultsFolder:
