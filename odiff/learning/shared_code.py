@@ -14,7 +14,7 @@ from odiff.learning.agreement import WIDTH, choose_components, learn_maps, white
 from odiff.learning.code_model import build_code, one_tile
 from odiff.learning.context import FUSED, Context
 from odiff.learning.run import RunSettings, describe_run
-from odiff.network.registration import outlines
+from odiff.network.registration import outlines, shrunk
 from odiff.network.shared_code import ViewCode
 from odiff.training.checkpoint import save_checkpoint
 from odiff.training.run_folder import RunFolder
@@ -24,6 +24,7 @@ CASES = 5000
 FEWEST_CASES = 20
 RAREST = 0.25
 TEMPLATE_CASES = 200
+AT_ONCE = 32
 
 
 def pretrain_code(context: Context, settings: RunSettings) -> RunFolder | None:
@@ -53,7 +54,7 @@ def pretrain_code(context: Context, settings: RunSettings) -> RunFolder | None:
         return None
     code = build_code(context.plan, views, WIDTH)
     present = np.array([[bool(case.of_view(view)) for view in views] for case in cases])
-    cells = [view_cells(code.part(view), context, view, cases) for view in views]
+    cells = [view_cells(code.part(view), context, view, cases, settings.device) for view in views]
     agreement = choose_components(cells, present, [case.patient for case in cases], settings.seed)
     everyone = np.arange(len(cases))
     whitened = whiten_views(cells, present, everyone, agreement.components, settings.seed)
@@ -92,7 +93,9 @@ def agreeing_cases(
     return kept, [paired[number] for number in order]
 
 
-def view_cells(part: ViewCode, context: Context, view: str, cases: Sequence[PreparedCase]) -> np.ndarray:
+def view_cells(
+    part: ViewCode, context: Context, view: str, cases: Sequence[PreparedCase], device: torch.device
+) -> np.ndarray:
     """Fit the view's template, then the cells (n, cells) float32 of each case's first series, rows of zeros where there is none.
 
     The template is of up to `TEMPLATE_CASES` cases, evenly spread, as hospitals often follow one another.
@@ -100,13 +103,20 @@ def view_cells(part: ViewCode, context: Context, view: str, cases: Sequence[Prep
     prepared, plan = context.prepared(view), context.plan
     seen = [number for number, case in enumerate(cases) if case.of_view(view)]
 
-    def volume(number: int) -> torch.Tensor:
-        name = cases[number].of_view(view)[0].name
-        return one_tile(open_array(prepared / f"{name}.b2nd")[:], plan, view)
+    def small(numbers: Sequence[int]) -> torch.Tensor:
+        names = [cases[number].of_view(view)[0].name for number in numbers]
+        volumes = (one_tile(open_array(prepared / f"{name}.b2nd")[:], plan, view) for name in names)
+        return torch.cat([shrunk(volume) for volume in volumes]).to(device)
 
+    part.to(device)
     spread = seen[:: -(-len(seen) // TEMPLATE_CASES)]
-    part.registration.fit(torch.cat([outlines(volume(number)) for number in spread]))
+    part.registration.fit(torch.cat([outlines(small(numbers)) for numbers in _pieces(spread)]))
     found = np.zeros((len(cases), len(part.mean)), np.float32)
-    for number in seen:
-        found[number] = part.cells(volume(number))[0].numpy()
+    for numbers in _pieces(seen):
+        found[numbers] = part.cells(small(numbers)).cpu().numpy()
+    part.cpu()
     return found
+
+
+def _pieces(numbers: Sequence[int]) -> list[Sequence[int]]:
+    return [numbers[start : start + AT_ONCE] for start in range(0, len(numbers), AT_ONCE)]

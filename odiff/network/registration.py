@@ -176,12 +176,12 @@ class Registration(nn.Module):
         with torch.autocast(volumes.device.type, enabled=False):
             by = displacements(outlines(volumes), self.template)
             placed = shifted(volumes, (by * torch.tensor(self.shrinkage, device=by.device)).round().long())
-            small, by = shrunk(placed), None
-            for _ in range(BENDINGS):
-                seen = small if by is None else displaced(small, by)
-                further = spread(self._bends(outlines(seen)), small.shape[2:])
-                by = further if by is None else composed(by, further)
-            return displaced(placed, by).to(volumes.dtype)
+            small = shrunk(placed)
+            bending = spread(self._bends(outlines(small)), small.shape[2:])
+            for _ in range(1, BENDINGS):
+                further = self._bends(outlines(displaced(small, bending)))
+                bending = composed(bending, spread(further, small.shape[2:]))
+            return displaced(placed, bending).to(volumes.dtype)
 
     def _bends(self, small: Tensor) -> Tensor:
         weight = centre_weight(self.template.shape).to(self.template)

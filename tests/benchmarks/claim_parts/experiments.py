@@ -94,7 +94,12 @@ def arm_name(cohort: str, task: str, views: Sequence[str], recipe: str, pretrain
 def experiments() -> list[Experiment]:
     """All of them, those first that most claims need."""
     found = [CLOCK]
-    for recipe, views in ((DEFAULT, VIEWS), (SHORT, SEGMENTED), (PAPER_SHORT, SEGMENTED), (PAPER_CLOCK, SEGMENTED)):
+    for recipe, views in (
+        (DEFAULT, (*VIEWS, FUSED)),
+        (SHORT, SEGMENTED),
+        (PAPER_SHORT, SEGMENTED),
+        (PAPER_CLOCK, SEGMENTED),
+    ):
         jobs = [Job("knee", recipe, "knee", ALL, seed) for seed in SEEDS]
         found += [Experiment(job, PRETRAIN, (view,), ()) for job in jobs for view in views]
     for seed in SEEDS:
@@ -127,7 +132,11 @@ def needs(experiment: Experiment, rows: Rows) -> list[str]:
     if experiment.task in SCORE:
         if job.pretrained != NONE:
             before = Job(job.pretrained, job.recipe, job.pretrained, ALL, job.seed)
-            found += [Experiment(before, PRETRAIN, (view,), ()).name for view in experiment.views]
+            views = (
+                *experiment.views,
+                *((FUSED,) if len(experiment.views) > 1 and job.pretrained == job.cohort else ()),
+            )
+            found += [Experiment(before, PRETRAIN, (view,), ()).name for view in views]
         if job.seed != SEEDS[0] and not any(arm == experiment.arm for arm, _ in rows):
             found.append(replace(experiment, job=replace(job, seed=SEEDS[0])).name)
     return found
