@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    result = parser("Plan, train, predict and score a phantom cohort of knees: 7 minutes on two CPU cores.")
+    result = parser("Plan, train, predict and score a phantom cohort of knees: 8 minutes on two CPU cores.")
     result.add_argument(
         "-o", "--output", type=Path, default=Path("odiff_demo"), metavar="FOLDER", help="default: %(default)s"
     )

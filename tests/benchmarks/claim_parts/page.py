@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from claim_parts.experiments import CLOCK
 from claim_parts.statements import CALIBRATION, LARGEST_ERROR, Rows, Statement, statements
 from claim_parts.verdicts import CPU, Claim, calibration, contrast, device_of
 from odiff.storage import write_text
@@ -137,6 +138,7 @@ def page(found: Sequence[Finding], rows: Rows, generator: dict[str, str]) -> str
         "## Arms",
         "",
         "Seconds are those of the seeds that a CPU trained.",
+        *_clock(rows),
         "",
         "| arm | seeds | fine-tuning, s | pretraining, s | learning rate | rows from elsewhere |",
         "|---|---|---|---|---|---|",
@@ -152,3 +154,13 @@ def page(found: Sequence[Finding], rows: Rows, generator: dict[str, str]) -> str
         rates = ", ".join(sorted({f"{row['rate']:g}" for row in of_arm}))
         lines.append(f"| {arm} | {len(of_arm)} | {tuning} | {before} | x {rates} | {others} |")
     return "\n".join(lines) + "\n"
+
+
+def _clock(rows: Rows) -> list[str]:
+    """What the peers' time is counted in."""
+    row = rows.get((CLOCK.arm, CLOCK.job.seed))
+    if row is None:
+        return []
+    names = {"default": "pretraining", "paper": "pretraining as the paper does", "segmentation": "segmentation"}
+    steps = ", ".join(f"{row['seconds'][key]:.2f} s of {name}" for key, name in names.items())
+    return [f"A step takes {steps}, on one core of the CPU; peers get as long as our steps take there."]
