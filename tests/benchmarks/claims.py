@@ -103,11 +103,11 @@ def run_missing(arguments: argparse.Namespace, wanted: list[Experiment]) -> None
         with (arguments.folder / f"{experiment.name}.log").open("wb") as log:
             return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
+    def waits_for(name: str) -> list[str]:
+        return needs(left[name], {one.arm for one in wanted if row_of(arguments, one).exists()})
+
     left = {one.name: one for one in wanted if not row_of(arguments, one).exists()}
-    failed = run_waiting(
-        list(left), lambda name: needs(left[name], read_rows(arguments.rows)), lambda name: start(left[name]),
-        arguments.jobs, 60 * arguments.minutes,
-    )  # fmt: skip
+    failed = run_waiting(list(left), waits_for, lambda name: start(left[name]), arguments.jobs, 60 * arguments.minutes)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

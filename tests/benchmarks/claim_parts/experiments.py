@@ -1,6 +1,6 @@
 """The experiments: which arm learns from which patients, and the row that each leaves."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,8 +124,11 @@ def experiments() -> list[Experiment]:
     return found
 
 
-def needs(experiment: Experiment, rows: Rows) -> list[str]:
-    """The names of the experiments that must be done before: its pretrainings, the clock, and the seed that chooses its rate."""
+def needs(experiment: Experiment, arms: Collection[str]) -> list[str]:
+    """The names of the experiments that must be done before: its pretrainings, the clock, and the seed that chooses its rate.
+
+    `arms` are those that have a row, whose rate is chosen.
+    """
     job, found = experiment.job, []
     if job.recipe.preset == NNUNET or job.recipe.name == PAPER_CLOCK.name:
         found.append(CLOCK.name)
@@ -137,7 +140,7 @@ def needs(experiment: Experiment, rows: Rows) -> list[str]:
                 *((FUSED,) if len(experiment.views) > 1 and job.pretrained == job.cohort else ()),
             )
             found += [Experiment(before, PRETRAIN, (view,), ()).name for view in views]
-        if job.seed != SEEDS[0] and not any(arm == experiment.arm for arm, _ in rows):
+        if job.seed != SEEDS[0] and experiment.arm not in arms:
             found.append(replace(experiment, job=replace(job, seed=SEEDS[0])).name)
     return found
 
