@@ -1,7 +1,7 @@
 """The cohorts of the claims: phantom patients by hospital, some without labels, and knees of real anatomy.
 
 Labelled patients come from hospitals A and C, 3 T both. Scans without labels come from these and four more, whose sequences differ; J
-(fat half suppressed, other noise and pixels) and I (another field strength) are in nobody's training.
+(fat less suppressed, other noise and pixels) and I (another field strength) are in nobody's training.
 """
 
 import hashlib
