@@ -14,6 +14,7 @@ from odiff.learning.agreement import WIDTH, choose_components, learn_maps, white
 from odiff.learning.code_model import build_code, one_tile
 from odiff.learning.context import FUSED, Context
 from odiff.learning.run import RunSettings, describe_run
+from odiff.network.bending import AT_ONCE
 from odiff.network.registration import outlines, shrunk
 from odiff.network.shared_code import ViewCode
 from odiff.training.checkpoint import save_checkpoint
@@ -24,7 +25,6 @@ CASES = 5000
 FEWEST_CASES = 20
 RAREST = 0.25
 TEMPLATE_CASES = 200
-AT_ONCE = 32
 
 
 def pretrain_code(context: Context, settings: RunSettings) -> RunFolder | None:

@@ -68,7 +68,9 @@ def _places(by: Tensor, shape_zyx: torch.Size) -> Tensor:
     places = by.flip(1)
     for axis, size in enumerate(shape_zyx, start=2):
         if places.shape[axis] != size:
-            shares = _linear(places.shape[axis], size).to(by)
+            known = places.shape[axis]  # values in the middles of as many parts of the axis
+            at = ((torch.arange(size, device=by.device) + 0.5) * known / size - 0.5).clamp(0, known - 1)
+            shares = _hats(at, known)
             places = (places.transpose(axis, 4) @ shares.T).transpose(axis, 4)
     z, y, x = ((2 * torch.arange(size, device=by.device) + 1) / size - 1 for size in shape_zyx)
     places[:, 0] += x
@@ -77,10 +79,9 @@ def _places(by: Tensor, shape_zyx: torch.Size) -> Tensor:
     return places.permute(0, 2, 3, 4, 1)
 
 
-def _linear(known: int, size: int) -> Tensor:
-    """(size, known): linear interpolation of `known` values in the middles of as many parts of an axis at those of `size`."""
-    at = ((torch.arange(size) + 0.5) * known / size - 0.5).clamp(0, known - 1)
-    return (1 - (at[:, None] - torch.arange(known)).abs()).clamp(min=0)
+def _hats(at: Tensor, count: int) -> Tensor:
+    """(n, count): what each of `count` evenly spread values has in linear interpolation at the places `at` (n,), 0 .. count - 1."""
+    return (1 - (at[:, None] - torch.arange(count, device=at.device)).abs()).clamp(min=0)
 
 
 def bends(small: Tensor, template: Tensor, weight: Tensor) -> Tensor:
@@ -137,7 +138,7 @@ def _interpolation(shape_zyx: torch.Size, by: Tensor) -> list[Tensor]:
     found = []
     for size, count in zip(shape_zyx, by.shape[2:], strict=True):
         at = (torch.arange(size, device=by.device) + 0.5) / size * (count - 1)
-        found.append((1 - (at[:, None] - torch.arange(count, device=by.device)).abs()).clamp(min=0))
+        found.append(_hats(at, count))
     return found
 
 

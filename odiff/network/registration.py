@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from odiff.network.bending import bends, bent, composed, displaced, spread
+from odiff.network.bending import AT_ONCE, bends, bent, composed, displaced, spread
 from odiff.plan.schema import Triple
 
 CELLS = 32
@@ -20,7 +20,6 @@ ROUNDS, BENDING_ROUNDS = 4, 2
 # How often a volume is bent: what was out of a control point's reach, or hidden, is not once the volume is bent.
 BENDINGS = 2
 LEAST = 1e-6
-AT_ONCE = 32
 
 
 def shrinkage(shape_zyx: Sequence[int]) -> Triple:
@@ -162,11 +161,12 @@ class Registration(nn.Module):
             by = displacements(small, self.template)
             self.template.copy_(moved(small, by - by.mean(dim=0)).mean(dim=0)[0])
         placed = moved(small, displacements(small, self.template))
-        for _ in range(BENDINGS):
+        for number in range(BENDINGS):
+            if number:
+                placed = bent(placed, self._bends(placed))
             for _ in range(BENDING_ROUNDS):
                 by = self._bends(placed)
                 self.template.copy_(bent(placed, by - by.mean(dim=0)).mean(dim=0)[0])
-            placed = bent(placed, self._bends(placed))
 
     @torch.no_grad()
     def forward(self, volumes: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from claim_parts.experiments import (
     ALL,
     CLOCK,
     PAPER_CLOCK,
-    Experiment,
     experiments,
     needs,
     step_seconds,
@@ -40,14 +39,13 @@ def by_name():
 def test_an_experiment_waits_for_its_pretrainings_its_clock_and_its_rate():
     every = by_name()
     views = ("sagittal", "coronal", "axial")
-    assert needs(every["ankle_diagnosis_sagittal-coronal-axial_default_from_knee_0.1_seed0"], ()) == [
+    assert needs(every["ankle_diagnosis_sagittal-coronal-axial_default_from_knee_0.1_seed0"]) == [
         f"knee_pretrain_{view}_default_from_knee_1_seed0" for view in views
     ]
     later = every["knee_segmentation_sagittal_nnunet_scratch_1_seed2"]
-    assert needs(later, ()) == [CLOCK.name, "knee_segmentation_sagittal_nnunet_scratch_1_seed0"]
-    assert needs(later, {later.arm}) == [CLOCK.name]
+    assert needs(later) == [CLOCK.name, "knee_segmentation_sagittal_nnunet_scratch_1_seed0"]
     paper = every["knee_diagnosis_sagittal_paper_clock_from_knee_0.1_seed1"]
-    assert set(needs(paper, ())) == {
+    assert set(needs(paper)) == {
         CLOCK.name, "knee_pretrain_sagittal_paper_clock_from_knee_1_seed1",
         "knee_diagnosis_sagittal_paper_clock_from_knee_0.1_seed0",
     }  # fmt: skip
@@ -59,7 +57,10 @@ def test_whatever_is_needed_is_an_experiment_and_needs_nothing_that_needs_it():
 
     def depth(name, above=()):
         assert name not in above
-        return 1 + max((depth(other, (*above, name)) for other in needs(every[name], ())), default=0)
+        return 1 + max((depth(other, (*above, name)) for other in needs(every[name])), default=0)
 
     assert max(map(depth, every)) == 4
-    assert isinstance(CLOCK, Experiment)
+
+
+def test_only_nnunet_and_the_clock_stay_on_the_cpu():
+    assert {one.job.recipe.name for one in experiments() if one.is_of_cpu} == {"nnunet", "nnunet_counted", "clock"}

@@ -31,7 +31,7 @@ def test_what_is_needed_has_ended_before_what_needs_it_starts(tmp_path, jobs):
         ended_before[name] = {path.name for path in tmp_path.iterdir()}
         return start(name)
 
-    assert run_waiting(list(NEEDS), NEEDS.get, watch, jobs, 60.0) == []
+    assert run_waiting(NEEDS, watch, jobs, 60.0) == []
     assert sorted(begun) == list("abcd")
     assert "a" in ended_before["c"] and "c" in ended_before["d"]
     assert begun[0] == "a", "the first that waits for nothing"
@@ -39,7 +39,7 @@ def test_what_is_needed_has_ended_before_what_needs_it_starts(tmp_path, jobs):
 
 def test_what_needs_a_failure_is_left_and_the_rest_is_done(tmp_path):
     begun = []
-    assert run_waiting(list(NEEDS), NEEDS.get, starter(begun, tmp_path, fails="a"), 2, 60.0) == ["a"]
+    assert run_waiting(NEEDS, starter(begun, tmp_path, fails="a"), 2, 60.0) == ["a"]
     assert sorted(begun) == ["a", "b"]
 
 
@@ -53,12 +53,12 @@ def test_no_more_run_at_once_than_are_asked_for():
         most = max(most, len(running))
         return running[-1]
 
-    run_waiting(list("abcdef"), lambda _: [], start, 2, 60.0)
+    run_waiting(dict.fromkeys("abcdef", ()), start, 2, 60.0)
     assert most == 2
 
 
 def test_nothing_is_started_when_the_time_is_up():
     begun = []
     started = time.monotonic()
-    assert run_waiting(["a"], lambda _: [], begun.append, 1, -1.0) == []
+    assert run_waiting({"a": []}, begun.append, 1, -1.0) == []
     assert begun == [] and time.monotonic() - started < 5

@@ -1,6 +1,6 @@
 """The experiments: which arm learns from which patients, and the row that each leaves."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,17 +18,20 @@ from claim_parts.training import (
     fine_tune,
     forget,
     group_folder,
+    is_pretrained,
     plan_of,
     pretrain,
     seconds_of,
     seconds_of_a_step,
     segment,
+    trained_views,
 )
 from claim_parts.verdicts import Rows
 from odiff.geometry import VIEWS
 from odiff.learning.context import FUSED
 from odiff.learning.pretrained import ResultsFolder
 from odiff.storage import read_json
+from odiff.training.device import use_cores
 
 SEEDS = (0, 1, 2)
 RATES = (0.3, 1.0, 3.0)
@@ -75,6 +78,11 @@ class Experiment:
         """Who learnt, without the seed."""
         job = self.job
         return arm_name(job.cohort, self.task, self.views, job.recipe.name, job.pretrained, job.fraction)
+
+    @property
+    def is_of_cpu(self) -> bool:
+        """Whether it stays on the CPU: nnU-Net, and the clock that tells how long it may take there."""
+        return self.task == CLOCK.task or self.job.recipe.preset == NNUNET
 
     @property
     def name(self) -> str:
@@ -124,23 +132,17 @@ def experiments() -> list[Experiment]:
     return found
 
 
-def needs(experiment: Experiment, arms: Collection[str]) -> list[str]:
-    """The names of the experiments that must be done before: its pretrainings, the clock, and the seed that chooses its rate.
-
-    `arms` are those that have a row, whose rate is chosen.
-    """
+def needs(experiment: Experiment) -> list[str]:
+    """The names of the experiments that must be done before: its pretrainings, the clock, and the seed that chooses its rate."""
     job, found = experiment.job, []
     if job.recipe.preset == NNUNET or job.recipe.name == PAPER_CLOCK.name:
         found.append(CLOCK.name)
     if experiment.task in SCORE:
         if job.pretrained != NONE:
             before = Job(job.pretrained, job.recipe, job.pretrained, ALL, job.seed)
-            views = (
-                *experiment.views,
-                *((FUSED,) if len(experiment.views) > 1 and job.pretrained == job.cohort else ()),
-            )
-            found += [Experiment(before, PRETRAIN, (view,), ()).name for view in views]
-        if job.seed != SEEDS[0] and experiment.arm not in arms:
+            starts = [view for view in trained_views(experiment.task, experiment.views) if is_pretrained(job, view)]
+            found += [Experiment(before, PRETRAIN, (view,), ()).name for view in starts]
+        if job.seed != SEEDS[0]:
             found.append(replace(experiment, job=replace(job, seed=SEEDS[0])).name)
     return found
 
@@ -195,6 +197,7 @@ def best_rate(
 
 def seconds_of_steps(folder: Path, experiment: Experiment) -> dict[str, float]:
     """The median of a step's seconds on one core: pretraining by either recipe, and segmentation by the default."""
+    use_cores(1)
     job, (view,) = experiment.job, experiment.views
     found = {}
     for recipe in (DEFAULT, PAPER_SHORT):
@@ -279,7 +282,7 @@ def with_rate(folder: Path, job: Job, task: str, rate: float) -> Job:
 
 def validation_score(results: ResultsFolder, experiment: Experiment) -> float:
     """Macro AUROC, or mean Dice, of the validation patients."""
-    view = FUSED if experiment.task == "diagnosis" and len(experiment.views) > 1 else experiment.views[0]
+    view = trained_views(experiment.task, experiment.views)[-1]
     summary = read_json(
         results.task(view, experiment.task, FOLD).validation / "summary.json", ValueError, "train again"
     )

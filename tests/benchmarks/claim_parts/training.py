@@ -120,15 +120,25 @@ def fine_tune(
     root = prepare(folder, job.cohort, job.recipe, like_of(job))
     changes = (*job.recipe.changes, *job.changes)
     own = results_folder(results, job.cohort, job.recipe, job.fraction)
-    for view in (*views, *((FUSED,) if task == "diagnosis" and len(views) > 1 else ())):
+    for view in trained_views(task, views):
         if like and task == "diagnosis" and view != FUSED:
             take_choices(like.task(view, task, FOLD), own.task(view, task, FOLD))
         start = "none"
-        if job.pretrained != "none" and (view != FUSED or job.pretrained == job.cohort):
+        if is_pretrained(job, view):
             start = str(pretrain(folder, job, view).checkpoint("final"))
         options = TrainOptions(task, FOLD, start, job.fraction)
         train_view(root, results, COHORTS[job.cohort].dataset, view, options, settings_of(job), changes)
     return own
+
+
+def trained_views(task: str, views: Sequence[str]) -> tuple[str, ...]:
+    """The views, and their fusion last where there are several and the task is diagnosis."""
+    return (*views, *((FUSED,) if task == "diagnosis" and len(views) > 1 else ()))
+
+
+def is_pretrained(job: Job, view: str) -> bool:
+    """Whether a view starts from pretraining: what views share is not taken from another joint."""
+    return job.pretrained != "none" and (view != FUSED or job.pretrained == job.cohort)
 
 
 def take_choices(done: RunFolder, new: RunFolder) -> None:
