@@ -131,18 +131,6 @@ def moved(volumes: Tensor, by: Tensor) -> Tensor:
     return F.grid_sample(volumes.float(), grid, align_corners=False, padding_mode="border")
 
 
-def shifted(volumes: Tensor, by: Tensor) -> Tensor:
-    """Volumes (n, 1, z, y, x) read at places moved `by` (n, 3) whole voxels along z, y and x; the border is continued."""
-    result = torch.empty_like(volumes)
-    for number, steps in enumerate(by.tolist()):
-        one = volumes[number]
-        for axis, step in enumerate(steps, start=1):
-            size = one.shape[axis]
-            one = one.index_select(axis, (torch.arange(size, device=one.device) + step).clamp(0, size - 1))
-        result[number] = one
-    return result
-
-
 class Registration(nn.Module):
     """Brings volumes onto a template that `fit` takes from volumes of a cohort; without one they stay as they are."""
 
@@ -170,18 +158,33 @@ class Registration(nn.Module):
 
     @torch.no_grad()
     def forward(self, volumes: Tensor) -> Tensor:
-        """(n, 1, z, y, x) -> the same volumes, moved by whole voxels and bent."""
-        if not len(volumes) or not self.template.any():
+        """(n, 1, z, y, x) -> the same volumes, moved and bent."""
+        if not len(volumes) or not self.is_fitted():
             return volumes
         with torch.autocast(volumes.device.type, enabled=False):
-            by = displacements(outlines(volumes), self.template)
-            placed = shifted(volumes, (by * torch.tensor(self.shrinkage, device=by.device)).round().long())
-            small = shrunk(placed)
-            bending = spread(self._bends(outlines(small)), small.shape[2:])
-            for _ in range(1, BENDINGS):
-                further = self._bends(outlines(displaced(small, bending)))
-                bending = composed(bending, spread(further, small.shape[2:]))
-            return displaced(placed, bending).to(volumes.dtype)
+            return displaced(volumes, self.displacements(volumes)).to(volumes.dtype)
+
+    @torch.no_grad()
+    def displacements(self, volumes: Tensor) -> Tensor:
+        """Where the template's places lie in volumes (n, 1, z, y, x), for `displaced`: (n, 3, z', y', x'), as the template is shrunk."""
+        with torch.autocast(volumes.device.type, enabled=False):
+            small = shrunk(volumes)
+            by = displacements(outlines(small), self.template)
+            found = (
+                2
+                * by
+                * torch.tensor(self.shrinkage, device=by.device)
+                / torch.tensor(volumes.shape[2:], device=by.device)
+            )
+            found = found[:, :, None, None, None].expand(-1, -1, *small.shape[2:])
+            for _ in range(BENDINGS):
+                bending = spread(self._bends(outlines(displaced(small, found))), small.shape[2:])
+                found = composed(found, bending)
+            return found
+
+    def is_fitted(self) -> bool:
+        """Whether there is a template."""
+        return bool(self.template.any())
 
     def _bends(self, small: Tensor) -> Tensor:
         weight = centre_weight(self.template.shape).to(self.template)

@@ -21,7 +21,7 @@ from odiff.network.bending import (
     normalised,
     spread,
 )
-from odiff.network.registration import Registration, centre_weight, displacements, outlines, shifted
+from odiff.network.registration import Registration, centre_weight, displacements, moved, outlines
 
 SHAPE = (14, 30, 34)
 POINTS = control_points(SHAPE)
@@ -43,7 +43,7 @@ def test_without_displacement_nothing_changes_and_one_displacement_for_all_is_a_
     assert torch.allclose(bent(volume, still), volume, atol=1e-5)
     by = torch.tensor([1, -2, 3])
     everywhere = still + (2 * by / torch.tensor(SHAPE)).view(1, 3, 1, 1, 1)
-    assert torch.allclose(bent(volume, everywhere), shifted(volume, by.expand(2, 3)), atol=1e-4)
+    assert torch.allclose(bent(volume, everywhere), moved(volume, by.expand(2, 3)), atol=1e-4)
 
 
 def test_slices_are_read_as_the_volume_is():
@@ -154,13 +154,13 @@ def test_a_bent_cohort_comes_closer_together_than_by_moving_it(contrast, joint):
     """Half of it may be of another sequence, which shows all in the opposite contrast."""
     volume = joint(3)
     by = torch.from_numpy(np.random.default_rng(1).integers(-2, 3, (12, 3)))
-    cohort = shifted(bent(volume.expand(12, -1, -1, -1, -1), some_bends(12, 0.12, 5)), by)
+    cohort = moved(bent(volume.expand(12, -1, -1, -1, -1), some_bends(12, 0.12, 5)), by)
     cohort[::2] *= contrast
     registration = Registration(SHAPE)
     registration.fit(outlines(cohort))
-    moved = shifted(cohort, displacements(outlines(cohort), registration.template).round().long())
+    only_moved = moved(cohort, displacements(outlines(cohort), registration.template).round())
     spread = []
-    for together in (moved, registration(cohort)):
+    for together in (only_moved, registration(cohort)):
         together[::2] /= contrast
         spread.append(together[:, 0, 3:-3, 7:-7, 7:-7].std(dim=0).mean())
     assert spread[1] < 0.7 * spread[0]
