@@ -28,5 +28,9 @@ class CheckpointError(OdiffError):
     """A trained model is missing, damaged, or belongs to another plan."""
 
 
+class TrainingError(OdiffError):
+    """A training went astray: its loss is no number any more."""
+
+
 class StorageError(OdiffError):
     """A file cannot be written: the disk is full, or the folder is read-only."""

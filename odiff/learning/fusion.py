@@ -132,7 +132,7 @@ def train_fusion(
     loop = LoopSettings(
         steps=recipe.steps, accumulate=1, gradient_clip=GRADIENT_CLIP, weight_decay=recipe.weight_decay, ema_decay=EMA_DECAY,
         checkpoint_every=recipe.steps, validate_every=recipe.steps, device=torch.device("cpu"), workers=0,
-        seed=settings.seed,
+        seed=settings.seed, rate_field="fusion.learning_rate",
     )  # fmt: skip
     learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
     state = start_state(network, {"fusion": learnt}, loop)

@@ -76,6 +76,7 @@ def pretrain(
         weight_decay=recipe.weight_decay, ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every,
         validate_every=recipe.checkpoint_every, device=settings.device, workers=settings.workers, seed=settings.seed,
         ema_every=recipe.ema_every, ema_after=recipe.ema_after, second_beta=recipe.second_beta,
+        rate_field="pretrain.learning_rate",
     )  # fmt: skip
     meta = describe_run(plan, view, "pretrain", None, settings) | {"series": len(names)}
     run = open_run(folder, meta, settings)

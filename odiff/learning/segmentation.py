@@ -122,6 +122,7 @@ def fine_tuning_loop(
         steps=recipe.steps, accumulate=accumulate, gradient_clip=recipe.gradient_clip, weight_decay=recipe.weight_decay,
         ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every, validate_every=recipe.validate_every,
         device=settings.device, workers=settings.workers, seed=settings.seed, second_beta=recipe.second_beta,
+        rate_field=f"{'diagnosis' if isinstance(recipe, DiagnosisRecipe) else 'segmentation'}.learning_rate",
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from odiff.training.optimiser import (
 from odiff.training.precision import autocast, place, precision_of
 from odiff.training.progress import draw_progress
 from odiff.training.run_folder import RunFolder
+from odiff.training.stability import LossWatch
 
 Batch = Any
 Validate = Callable[["TrainingState"], dict[str, float]]
@@ -34,7 +35,8 @@ Loss = Callable[[nn.Module, Batch, int], Tensor]
 class LoopSettings:
     """Numbers of the loop; `steps` counts optimiser updates, each of `accumulate` batches.
 
-    The average follows every `ema_every` updates once `ema_after` are made; a `gradient_clip` of 0 clips nothing.
+    The average follows every `ema_every` updates once `ema_after` are made; a `gradient_clip` of 0 clips nothing. `rate_field` is where
+    the plan has the learning rate, for messages.
     """
 
     steps: int
@@ -50,6 +52,7 @@ class LoopSettings:
     ema_every: int = 1
     ema_after: int = 0
     second_beta: float = 0.99
+    rate_field: str = "learning_rate"
 
 
 @dataclass
@@ -96,8 +99,14 @@ def train(
     rates : step -> learning rate of each parameter group.
     meta : saved with every checkpoint.
     validate : called every `validate_every` steps; the value under ``score`` (higher is better) chooses `best`.
+
+    Raises
+    ------
+    TrainingError
+        The loss is no number any more; what was saved before stays.
     """
     resume(state, folder)
+    losses = LossWatch(title, settings.rate_field, state.scaler.is_enabled())
     folder.path.mkdir(parents=True, exist_ok=True)
     loader = iter(
         DataLoader(
@@ -110,7 +119,9 @@ def train(
             started = time.perf_counter()
             value = update(state, settings, loader, loss, rates)
             entry: dict[str, Any] = {"step": state.step, "loss": value, "seconds": time.perf_counter() - started}
-            entry |= {f"rate_{name}": rate for name, rate in rates(state.step - 1).items()}
+            rates_now = rates(state.step - 1)
+            losses.see(state.step, value, max(rates_now.values()))
+            entry |= {f"rate_{name}": rate for name, rate in rates_now.items()}
             is_last = state.step == settings.steps
             if validate and (is_last or state.step % settings.validate_every == 0):
                 entry |= validate(state)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from odiff.errors import CheckpointError, DatasetError, OdiffError, UsageError
+from odiff.errors import CheckpointError, DatasetError, OdiffError, TrainingError, UsageError
 from odiff.learning import diagnosis, pretrain, segmentation
 from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
@@ -68,6 +68,12 @@ def test_a_finished_run_is_left_alone_and_restart_moves_it_aside(planned, tmp_pa
     assert final.read_bytes() == before[1]
     train_task(planned, tmp_path, "pretrain", RunSettings(0, torch.device("cpu"), 0, restart=True))
     assert (final.parent.parent / "pretrain.old-1" / final.name).read_bytes() == before[1]
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_names_the_rate(planned, tmp_path):
+    few = (*FEW, "pretrain.learning_rate=1e30", "pretrain.warmup_steps=1", "pretrain.steps=4")
+    with pytest.raises(TrainingError, match=r"axial pretrain: the loss is .* pretrain\.learning_rate"):
+        train_task(planned, tmp_path, "pretrain", few=few)
 
 
 def test_a_run_with_another_seed_is_refused_and_nothing_is_lost(planned, tmp_path):
