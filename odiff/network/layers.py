@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odiff.network.fused import norm_silu_conv
-from odiff.network.shallow import with_margin
+from odiff.network.shallow import of_slices, with_margin
 from odiff.plan.schema import Triple
 
 SLOW_BELOW = 20480
@@ -45,10 +45,12 @@ class Convolution(nn.Conv3d):
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         is_slow = _takes_slow_path(x)
-        x, padding = with_margin(x, self)
-        if not is_slow:
-            return F.conv3d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
-        return torch.mkldnn_convolution(x, weight, bias, padding, self.stride, self.dilation, self.groups)
+        seen, padding = with_margin(x, self)
+        if is_slow:
+            answer = torch.mkldnn_convolution(seen, weight, bias, padding, self.stride, self.dilation, self.groups)
+        else:
+            answer = F.conv3d(seen, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return answer if seen is x else of_slices(answer, x)
 
 
 def _takes_slow_path(x: Tensor) -> bool:

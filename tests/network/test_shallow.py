@@ -1,4 +1,4 @@
-"""Volumes of two slices."""
+"""Volumes of few slices."""
 
 import pytest
 import torch
@@ -32,3 +32,15 @@ def test_gradients_in_bfloat16_are_those_of_float32_to_rounding(depth, memory_fo
             found = torch.autograd.grad(answer.square().mean(), [conv.weight, conv.bias, x])
             for one, other in zip(found, wanted, strict=True):
                 assert (one - other).norm() < tolerance * other.norm()
+
+
+def test_gradients_over_few_slices_of_many_channels_end():
+    """With AMX they would not."""
+    torch.manual_seed(0)
+    conv = convolution(256, 128, (3, 3, 3)).to(memory_format=torch.channels_last_3d)
+    x = torch.randn(1, 256, 2, 32, 32).to(memory_format=torch.channels_last_3d)
+    (wanted,) = torch.autograd.grad(conv(x).square().mean(), [conv.weight])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        answer = conv(x)
+    (found,) = torch.autograd.grad(answer.float().square().mean(), [conv.weight])
+    assert (found - wanted).norm() < 0.03 * wanted.norm()
