@@ -11,7 +11,7 @@ from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preproc
 from odiff.experiment_planning.verify import verify_dataset
 from odiff.geometry import canonical_frame, canonical_spacing, from_canonical, nearest_view, read_volume, to_canonical
 from odiff.network.bending import bent, control_points
-from odiff.network.registration import Registration, centre_weight, displacements, outlines, shifted, shrunk_shape
+from odiff.network.registration import Registration, centre_weight, displacements, moved, outlines, shrunk_shape
 
 pytestmark = pytest.mark.real
 
@@ -76,11 +76,11 @@ def test_a_real_knee_that_was_bent_is_brought_onto_another_echo_of_itself(real_d
     registration.template.copy_(outlines(early / early.std())[0, 0])
     points = control_points(shrunk_shape(late.shape[2:]))
     by = 0.1 * (2 * torch.rand((1, 3, *points), generator=torch.Generator().manual_seed(0)) - 1)
-    away = shifted(bent(late, by), torch.tensor([[0, 12, -9]]))
-    moved = shifted(
+    away = moved(bent(late, by), torch.tensor([[0, 12, -9]]))
+    only_moved = moved(
         away,
-        (displacements(outlines(away), registration.template) * torch.tensor(registration.shrinkage)).round().long(),
+        (displacements(outlines(away), registration.template) * torch.tensor(registration.shrinkage)).round(),
     )
     weight = centre_weight(late.shape[2:])
-    errors = [float(((one - late).abs() * weight).mean()) for one in (away, moved, registration(away))]
+    errors = [float(((one - late).abs() * weight).mean()) for one in (away, only_moved, registration(away))]
     assert errors[1] < 0.7 * errors[0] and errors[2] < 0.87 * errors[1]
