@@ -82,7 +82,7 @@ def train_diagnosis(
     run.write_config(meta)
     log_transfer(transfer, f"{view} diagnosis fold {fold}")
     _start_head(network, items, cached, recipe, settings.seed)
-    loop = fine_tuning_loop(recipe, settings, accumulate=1)
+    loop = fine_tuning_loop("diagnosis", recipe, settings, accumulate=1)
     groups = {name: [p for p in members if p.requires_grad] for name, members in parameter_groups(network).items()}
     state = start_state(network, groups, loop)
     source = BatchSource(

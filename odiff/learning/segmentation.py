@@ -68,7 +68,7 @@ def train_segmentation(
     }
     run = open_run(folder, meta, settings)
     log_transfer(transfer, f"{view} segmentation fold {fold}")
-    loop = fine_tuning_loop(recipe, settings, view_plan.accumulate)
+    loop = fine_tuning_loop("segmentation", recipe, settings, view_plan.accumulate)
     source = BatchSource(
         data.prepared, view_plan, recipe.augmentation, plan.left_right, view_plan.batch_size, settings.seed
     )
@@ -115,14 +115,14 @@ def parameter_groups(network: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def fine_tuning_loop(
-    recipe: SegmentationRecipe | DiagnosisRecipe, settings: RunSettings, accumulate: int
+    task: str, recipe: SegmentationRecipe | DiagnosisRecipe, settings: RunSettings, accumulate: int
 ) -> LoopSettings:
-    """How the loop goes by a recipe and a call; `accumulate` batches make a step."""
+    """How the loop goes by the recipe of a task and a call; `accumulate` batches make a step."""
     return LoopSettings(
         steps=recipe.steps, accumulate=accumulate, gradient_clip=recipe.gradient_clip, weight_decay=recipe.weight_decay,
         ema_decay=recipe.ema_decay, checkpoint_every=recipe.checkpoint_every, validate_every=recipe.validate_every,
         device=settings.device, workers=settings.workers, seed=settings.seed, second_beta=recipe.second_beta,
-        rate_field=f"{'diagnosis' if isinstance(recipe, DiagnosisRecipe) else 'segmentation'}.learning_rate",
+        rate_field=f"{task}.learning_rate",
     )  # fmt: skip
 
 

@@ -159,32 +159,21 @@ class Registration(nn.Module):
     @torch.no_grad()
     def forward(self, volumes: Tensor) -> Tensor:
         """(n, 1, z, y, x) -> the same volumes, moved and bent."""
-        if not len(volumes) or not self.is_fitted():
+        if not len(volumes) or not self.template.any():
             return volumes
         with torch.autocast(volumes.device.type, enabled=False):
-            return displaced(volumes, self.displacements(volumes)).to(volumes.dtype)
+            return displaced(volumes, self._places(volumes)).to(volumes.dtype)
 
-    @torch.no_grad()
-    def displacements(self, volumes: Tensor) -> Tensor:
+    def _places(self, volumes: Tensor) -> Tensor:
         """Where the template's places lie in volumes (n, 1, z, y, x), for `displaced`: (n, 3, z', y', x'), as the template is shrunk."""
-        with torch.autocast(volumes.device.type, enabled=False):
-            small = shrunk(volumes)
-            by = displacements(outlines(small), self.template)
-            found = (
-                2
-                * by
-                * torch.tensor(self.shrinkage, device=by.device)
-                / torch.tensor(volumes.shape[2:], device=by.device)
-            )
-            found = found[:, :, None, None, None].expand(-1, -1, *small.shape[2:])
-            for _ in range(BENDINGS):
-                bending = spread(self._bends(outlines(displaced(small, found))), small.shape[2:])
-                found = composed(found, bending)
-            return found
-
-    def is_fitted(self) -> bool:
-        """Whether there is a template."""
-        return bool(self.template.any())
+        small = shrunk(volumes)
+        axes = torch.tensor(self.shrinkage) / torch.tensor(volumes.shape[2:])
+        by = 2 * displacements(outlines(small), self.template) * axes.to(small.device)
+        found = by[:, :, None, None, None].expand(-1, -1, *small.shape[2:])
+        for _ in range(BENDINGS):
+            further = self._bends(outlines(displaced(small, found)))
+            found = composed(found, spread(further, small.shape[2:]))
+        return found
 
     def _bends(self, small: Tensor) -> Tensor:
         weight = centre_weight(self.template.shape).to(self.template)

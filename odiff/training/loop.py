@@ -119,9 +119,9 @@ def train(
             started = time.perf_counter()
             value = update(state, settings, loader, loss, rates)
             entry: dict[str, Any] = {"step": state.step, "loss": value, "seconds": time.perf_counter() - started}
-            rates_now = rates(state.step - 1)
-            losses.see(state.step, value, max(rates_now.values()))
-            entry |= {f"rate_{name}": rate for name, rate in rates_now.items()}
+            used = rates(state.step - 1)
+            losses.see(state.step, value, max(used.values()))
+            entry |= {f"rate_{name}": rate for name, rate in used.items()}
             is_last = state.step == settings.steps
             if validate and (is_last or state.step % settings.validate_every == 0):
                 entry |= validate(state)
