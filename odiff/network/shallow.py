@@ -11,8 +11,8 @@ def with_margin(x: Tensor, conv: nn.Conv3d) -> tuple[Tensor, tuple[int, ...]]:
     """The volume and the padding that a convolution is to be computed with; its answer is cut by `of_slices`.
 
     In bfloat16 oneDNN (of torch 2.14) gives uninitialised memory for the gradient of the weight where three taps of stride 1 go
-    over two slices that it pads itself, and on AMX computes without end where the answer has fewer than four slices and 256
-    channels are read (docs/decisions.md). There the margin is added before, and slices of zeros behind it.
+    over two slices that it pads itself, and on AMX may compute without end where the answer has fewer than four slices and
+    192 channels or more are read (docs/decisions.md, also what is not gone around). There the margin is added before, and slices of zeros behind it.
     """
     padding = tuple(int(n) for n in conv.padding)
     is_shallow = x.device.type == "cpu" and x.shape[2] < LEAST_SLICES and padding[0] == 1
