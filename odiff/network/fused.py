@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odiff.network import channels_last
-from odiff.network.shallow import of_slices, with_margin, with_slices
+from odiff.network.shallow import convolution_backward
 
 
 def norm_silu_conv(
@@ -62,15 +62,8 @@ class _NormSiluConv(torch.autograd.Function):
         inputs, weight, moments = saved[:5], saved[5], saved[6:]
         active, to_inputs = _recomputed(inputs, moments, ctx.norm, ctx.dtype)
         needs = [one is not None and need for one, need in zip(inputs, ctx.needs_input_grad, strict=False)]
-        conv = ctx.conv
-        seen, padding = with_margin(active, conv)
-        if seen is not active:
-            gradient = with_slices(gradient, seen.shape[2] - conv.kernel_size[0] + 1)
-        to_seen, to_weight, to_bias = torch.ops.aten.convolution_backward(
-            gradient, seen, weight.to(ctx.dtype), [weight.shape[0]], conv.stride, padding, conv.dilation,
-            False, [0, 0, 0], conv.groups, [any(needs), ctx.needs_input_grad[5], ctx.has_bias and ctx.needs_input_grad[6]],
-        )  # fmt: skip
-        to_active = to_seen if to_seen is None else of_slices(to_seen, active, margin=1)
+        wanted = [any(needs), ctx.needs_input_grad[5], ctx.has_bias and ctx.needs_input_grad[6]]
+        to_active, to_weight, to_bias = convolution_backward(gradient, active, weight.to(ctx.dtype), ctx.conv, wanted)
         found = to_inputs(to_active, needs) if to_active is not None else [None] * 5
         return (
             *(one if need else None for one, need in zip(found, needs, strict=True)),
