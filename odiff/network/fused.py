@@ -31,11 +31,16 @@ def norm_silu_conv(
     -------
     (b, c', z', y', x') in the type of autocast where that is on, else in that of `x`.
     """
-    kind = x.device.type
-    has_autocast = torch.amp.is_autocast_available(kind)
-    dtype = torch.get_autocast_dtype(kind) if has_autocast and torch.is_autocast_enabled(kind) else x.dtype
-    with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
+    kind, dtype = x.device.type, computed_in(x)
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         return _NormSiluConv.apply(x, norm.weight, norm.bias, scale, shift, conv.weight, conv.bias, norm, conv, dtype)
+
+
+def computed_in(x: Tensor) -> torch.dtype:
+    """The type in which a convolution of `x` computes: that of autocast where it is on."""
+    kind = x.device.type
+    is_cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_cast else x.dtype
 
 
 class _NormSiluConv(torch.autograd.Function):

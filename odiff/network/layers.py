@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from odiff.network.fused import norm_silu_conv
-from odiff.network.shallow import with_margin
+from odiff.network.fused import computed_in, norm_silu_conv
+from odiff.network.shallow import convolution_with_gradients, is_mishandled
 from odiff.plan.schema import Triple
 
 SLOW_BELOW = 20480
@@ -44,13 +44,14 @@ class Convolution(nn.Conv3d):
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        is_slow = _takes_slow_path(x)
-        seen, padding = with_margin(x, self)
-        if is_slow:
-            answer = torch.mkldnn_convolution(seen, weight, bias, padding, self.stride, self.dilation, self.groups)
-        else:
-            answer = F.conv3d(seen, weight, bias, self.stride, padding, self.dilation, self.groups)
-        return answer if seen is x else answer[:, :, : x.shape[2]]
+        dtype = computed_in(x)
+        if torch.is_grad_enabled() and is_mishandled(x, dtype, self):
+            return convolution_with_gradients(
+                x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), self
+            )
+        if _takes_slow_path(x):
+            return torch.mkldnn_convolution(x, weight, bias, self.padding, self.stride, self.dilation, self.groups)
+        return F.conv3d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 def _takes_slow_path(x: Tensor) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from odiff.errors import UsageError
+from odiff.network.processor import has_bfloat16
 
 NAMES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
@@ -56,16 +57,11 @@ def fastest_precision(device: torch.device) -> Precision:
     if device.type != "cpu":
         return Precision("float32", False, f"nothing is known of {device.type}")
     capability = torch.backends.cpu.get_cpu_capability()
-    if _has("_is_amx_tile_supported") or _has("_is_avx512_bf16_supported"):
+    if has_bfloat16():
         return Precision("bfloat16", True, "the CPU has bfloat16 instructions (AMX or AVX512-bf16)")
     if capability == "AVX512":
         return Precision("float32", True, "AVX512 without bfloat16: channels last runs 1.1x faster")
     return Precision("float32", False, f"{capability}: float32 channels last runs several times slower here")
-
-
-def _has(question: str) -> bool:
-    ask = getattr(torch.cpu, question, None)
-    return bool(ask and ask())
 
 
 def fix_precision(wanted: str, device: torch.device) -> None:
