@@ -4,12 +4,17 @@ import logging
 import math
 import statistics
 from collections import deque
+from collections.abc import Sequence
+
+from scipy.stats import mannwhitneyu
 
 from odiff.errors import TrainingError
 
 log = logging.getLogger(__name__)
 WINDOW = 50
 RISE = 2.0
+# A batch of one case draws one time step, and its loss differs tenfold from that of the next: medians double by chance (p .04).
+CHANCE = 1e-4
 # So many losses in a row may be no number in float16, whose scaler leaves such steps out.
 OVERFLOWS = 20
 
@@ -25,7 +30,7 @@ class LossWatch:
         """`title` and `field`, the plan's learning rate, are for the messages."""
         self.title, self.field, self.may_overflow = title, field, may_overflow
         self.recent: deque[float] = deque(maxlen=WINDOW)
-        self.least = math.inf
+        self.lowest: list[float] = []
         self.overflows = 0
         self.has_told = False
 
@@ -49,12 +54,18 @@ class LossWatch:
         self.recent.append(loss)
         if len(self.recent) < WINDOW:
             return
-        now = statistics.median(self.recent)
-        if now > RISE * self.least and not self.has_told:
+        now, least = statistics.median(self.recent), statistics.median(self.lowest or [math.inf])
+        if now > RISE * least and not self.has_told and _is_greater(self.recent, self.lowest):
             self.has_told = True
             log.warning(
                 "%s: the loss rose from %.3g to %.3g (medians of %d steps) at step %d, with a learning rate of %.3g; if it does not "
                 "come back, train again with --restart and a smaller --set %s=...",
-                self.title, self.least, now, WINDOW, step, rate, self.field,
+                self.title, least, now, WINDOW, step, rate, self.field,
             )  # fmt: skip
-        self.least = min(self.least, now)
+        if now < least:
+            self.lowest = list(self.recent)
+
+
+def _is_greater(now: Sequence[float], before: Sequence[float]) -> bool:
+    """By more than chance (Mann and Whitney's test of ranks)."""
+    return bool(mannwhitneyu(list(now), list(before), alternative="greater").pvalue < CHANCE)
