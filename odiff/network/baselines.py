@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from odiff.errors import UsageError
 from odiff.network.blocks import Block
-from odiff.network.layers import Convolution
+from odiff.network.layers import Convolution, Transposed
 from odiff.plan.schema import NetworkPlan, Plan, Triple
 
 POOLED, RESNET_CHANNELS = "pooled", 512
@@ -65,16 +65,18 @@ BASELINES = {
 }
 
 
+OURS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv3d: Convolution, nn.ConvTranspose3d: Transposed}
+
+
 def _monai(name: str, **settings: Any) -> nn.Module:
-    """A network of MONAI; its convolutions get past what torch gets wrong or slow (`odiff.network.layers.Convolution`)."""
+    """A network of MONAI; its convolutions get past what torch gets wrong or slow (`odiff.network.layers`)."""
     try:
         networks: Any = import_module("monai.networks.nets")
     except ImportError as fault:
         raise UsageError(f'the baselines are MONAI\'s ({fault}); pip install "odiff-mri[baselines]"') from None
     network = getattr(networks, name)(**settings)
     for module in network.modules():
-        if type(module) is nn.Conv3d:
-            module.__class__ = Convolution
+        module.__class__ = OURS.get(type(module), type(module))
     return network
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odiff.network.fused import computed_in, norm_silu_conv
-from odiff.network.shallow import convolution_with_gradients, is_mishandled
+from odiff.network.weight_gradient import convolution_with_gradients, is_mishandled
 from odiff.plan.schema import Triple
 
 SLOW_BELOW = 20480
@@ -58,6 +58,20 @@ def _takes_slow_path(x: Tensor) -> bool:
     is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     is_small = len(x) == 1 and x.shape[1] * x.shape[2] * x.shape[3] <= SLOW_BELOW
     return is_plain and is_small and x.is_contiguous() and torch.backends.mkldnn.is_available()
+
+
+class Transposed(nn.ConvTranspose3d):
+    """A `ConvTranspose3d`, which is one product a voxel where kernel and stride are the same and oneDNN would get its gradient wrong."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(b, inputs, z, y, x) -> (b, outputs, z * sz, y * sy, x * sx)."""
+        block = (self.stride[0], self.stride[1], self.stride[2])
+        is_plain = tuple(self.kernel_size) == block and not any((*map(int, self.padding), *self.output_padding))
+        if not (is_plain and torch.is_grad_enabled() and is_mishandled(input, computed_in(input), self)):
+            return super().forward(input, output_size)
+        bias = None if self.bias is None else self.bias.repeat_interleave(math.prod(block))
+        each = F.linear(input.permute(0, 2, 3, 4, 1), self.weight.flatten(1).t(), bias)
+        return depth_to_space(each.permute(0, 4, 1, 2, 3), block)
 
 
 def convolution(inputs: int, outputs: int, kernel_zyx: Triple, stride_zyx: Triple = (1, 1, 1)) -> Convolution:

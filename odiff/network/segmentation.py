@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odiff.network.backbone import block_names, build_backbone
-from odiff.network.layers import NormSiluConv, convolution, depth_to_space, norm
+from odiff.network.layers import Convolution, NormSiluConv, Transposed, convolution, depth_to_space, norm
 from odiff.plan.schema import NetworkPlan
 
 SLAB_VOXELS = 2**17
@@ -24,7 +24,7 @@ class SegmentationHead(nn.Module):
         kernel = plan.kernels_zyx[min(1, len(plan.channels) - 1)]  # not the first stage's: in plane alone it costs Dice
         self.spread = NormSiluConv(plan.channels[0], width * pixels, kernel)
         self.mix = convolution(width + 1, 2 * width, (1, 3, 3))
-        self.out = nn.Conv3d(2 * width, classes, 1)
+        self.out = Convolution(2 * width, classes, 1)
 
     def forward(self, h: Tensor, image: Tensor) -> Tensor:
         """Features (b, channels, z', y', x') and image (b, 1, z, y, x) -> logits (b, classes, z, y, x)."""
@@ -61,10 +61,10 @@ class TransposedHead(nn.Module):
         for stride in (*reversed(plan.strides_zyx), plan.stem_zyx):
             if max(stride) > 1:
                 narrower = max(LEAST_WIDTH, width // 2)
-                layers += [nn.ConvTranspose3d(width, narrower, stride, stride), norm(narrower), nn.SiLU()]
+                layers += [Transposed(width, narrower, stride, stride), norm(narrower), nn.SiLU()]
                 width = narrower
         self.up = nn.Sequential(*layers)
-        self.out = nn.Conv3d(width, classes, 1)
+        self.out = Convolution(width, classes, 1)
 
     def forward(self, h: Tensor, image: Tensor) -> Tensor:
         """Features (b, channels, z', y', x') -> logits (b, classes, z, y, x); the image is not looked at."""

@@ -1,0 +1,148 @@
+"""The gradient of a convolution's weight where oneDNN gets it wrong, or never done: in bfloat16 on a CPU, above all with AMX.
+
+There it is made of matrix products, one a tap: what each voxel's answer wants of what that tap saw. These are right, and with
+AMX two to three times as fast as oneDNN's gradients without it (docs/decisions.md).
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from odiff.network.processor import has_amx
+
+# Products are made of so many voxels at least and at most, and of about so many pieces.
+LEAST, MOST, PIECES = 256, 1024, 32
+
+
+def is_mishandled(x: Tensor, dtype: torch.dtype, conv: nn.Conv3d | nn.ConvTranspose3d) -> bool:
+    """Whether oneDNN (3.12, of torch 2.13 and 2.14) is not to compute the gradient of the weight of ``conv(x)``, computed in `dtype`.
+
+    In bfloat16 on a CPU it gives uninitialised memory where three taps go over two slices that it pads itself. With AMX a quarter
+    of all shapes are wrong by 5 to 30 % or no numbers, write beyond their memory, or have threads wait for each other without end.
+    """
+    if x.device.type != "cpu" or dtype != torch.bfloat16 or conv.groups != 1:
+        return False
+    return has_amx() or (x.shape[2] == 2 and conv.kernel_size[0] == 3 and conv.stride[0] == 1)
+
+
+def convolution_with_gradients(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv3d) -> Tensor:
+    """``conv(x)`` in the type of `x`, whose gradients are those of `convolution_backward`."""
+    answer: Tensor = _Convolution.apply(x, weight, bias, conv)
+    return answer
+
+
+def convolution_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv3d, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of `x`, of the weight and of the bias, those that `needs` says, from that of the answer."""
+
+    def by_onednn(wanted: Sequence[bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+            gradient, x, weight, [weight.shape[0]], conv.stride, conv.padding, conv.dilation, False, [0, 0, 0], conv.groups,
+            list(wanted),
+        )  # fmt: skip
+        return found
+
+    if not is_mishandled(x, x.dtype, conv):
+        return by_onednn(needs)
+    # Who asks it for the gradient of the bias has that of the weight computed with it.
+    return (
+        by_onednn([True, False, False])[0] if needs[0] else None,
+        weight_gradient(gradient, x, conv).to(weight.dtype) if needs[1] else None,
+        gradient.sum((0, 2, 3, 4), dtype=torch.float32).to(weight.dtype) if needs[2] else None,
+    )
+
+
+def weight_gradient(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """Of a convolution's weight, by matrix products.
+
+    Parameters
+    ----------
+    gradient : (b, outputs, z', y', x'), that of the answer.
+    x : (b, inputs, z, y, x).
+
+    Returns
+    -------
+    (outputs, inputs, *kernel), added up in float32 at least.
+    """
+    if max(conv.stride) > 1:
+        return _by_copies(gradient, x, conv)
+    padding = [int(n) for n in conv.padding]
+    size = [have + 2 * margin for have, margin in zip(x.shape[2:], padding, strict=True)]
+    per_slice, per_row = size[1] * size[2], size[2]
+    # Volumes with their margins as tables: a tap sees all of it, so many voxels further on, and in the margins nothing is wanted.
+    places = [
+        (tap, sum(n * gap * step for n, gap, step in zip(tap, conv.dilation, (per_slice, per_row, 1), strict=True)))
+        for tap in product(*map(range, conv.kernel_size))
+    ]
+    voxels = len(x) * math.prod(size)
+    chunk = _chunk(voxels)
+    rows = math.ceil(voxels / chunk) * chunk
+    table = x.new_zeros(rows + places[-1][1], x.shape[1])
+    inside = [slice(margin, margin + have) for margin, have in zip(padding, x.shape[2:], strict=True)]
+    table[:voxels].view(len(x), *size, -1)[(slice(None), *inside)] = x.permute(0, 2, 3, 4, 1)
+    wants = x.new_zeros(gradient.shape[1], rows)
+    answered = [slice(0, have) for have in gradient.shape[2:]]
+    wants[:, :voxels].view(-1, len(x), *size)[(slice(None), slice(None), *answered)] = gradient.transpose(0, 1)
+    by_chunk = wants.view(len(wants), -1, chunk).transpose(0, 1)
+    found = _empty(gradient, x, conv)
+    for tap, first in places:
+        found[tap] = _product(by_chunk, table[first : first + rows])
+    return found.permute(3, 4, 0, 1, 2)
+
+
+def _by_copies(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """The same of any stride: what each tap sees is copied."""
+    margins = [int(n) for size in reversed(conv.padding) for n in (size, size)]
+    seen, size = F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, *margins)), gradient.shape[2:]
+    voxels = len(x) * math.prod(size)
+    more = -voxels % _chunk(voxels)
+    wants = F.pad(gradient.transpose(0, 1).reshape(-1, voxels), (0, more))
+    by_chunk = wants.view(len(wants), -1, _chunk(voxels)).transpose(0, 1)
+    found = _empty(gradient, x, conv)
+    for tap in product(*map(range, conv.kernel_size)):
+        steps = [
+            slice(number * gap, number * gap + (have - 1) * step + 1, step)
+            for number, gap, have, step in zip(tap, conv.dilation, size, conv.stride, strict=True)
+        ]
+        picked = seen[(slice(None), *steps)].reshape(voxels, -1)
+        found[tap] = _product(by_chunk, F.pad(picked, (0, 0, 0, more)))
+    return found.permute(3, 4, 0, 1, 2)
+
+
+def _product(wants: Tensor, saw: Tensor) -> Tensor:
+    """(chunks, outputs, voxels of each) and (voxels of all, inputs) -> (outputs, inputs)."""
+    each = torch.bmm(wants, saw.view(len(wants), -1, saw.shape[1]))
+    return each.sum(0, dtype=torch.promote_types(each.dtype, torch.float32))
+
+
+def _empty(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """For the answer, its axes in the order (*kernel, outputs, inputs)."""
+    kind = torch.promote_types(x.dtype, torch.float32)
+    return x.new_empty((*conv.kernel_size, gradient.shape[1], x.shape[1]), dtype=kind)
+
+
+def _chunk(voxels: int) -> int:
+    """How many voxels a product adds up: many enough to be quick, few enough that there are some for each thread."""
+    return min(MOST, max(LEAST, 2 ** math.ceil(math.log2(voxels / PIECES))))
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution and its gradients; `conv` gives sizes and strides, the tensors the values."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv3d) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.conv = conv
+        return F.conv3d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs = [bool(need) for need in ctx.needs_input_grad[:3]]
+        return (*convolution_backward(gradient, x, weight, ctx.conv, needs), None)
