@@ -89,7 +89,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     wants = x.new_zeros(gradient.shape[1], rows)
     answered = [slice(0, have) for have in gradient.shape[2:]]
     wants[:, :voxels].view(-1, len(x), *size)[(slice(None), slice(None), *answered)] = gradient.transpose(0, 1)
-    by_chunk = wants.view(len(wants), -1, chunk).transpose(0, 1)
+    by_chunk = _by_chunk(wants, chunk)
     found = _empty(gradient, x, conv)
     for tap, first in places:
         found[tap] = _product(by_chunk, table[first : first + rows])
@@ -103,7 +103,7 @@ def _by_copies(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     voxels = len(x) * math.prod(size)
     more = -voxels % _chunk(voxels)
     wants = F.pad(gradient.transpose(0, 1).reshape(-1, voxels), (0, more))
-    by_chunk = wants.view(len(wants), -1, _chunk(voxels)).transpose(0, 1)
+    by_chunk = _by_chunk(wants, _chunk(voxels))
     found = _empty(gradient, x, conv)
     for tap in product(*map(range, conv.kernel_size)):
         steps = [
@@ -113,6 +113,11 @@ def _by_copies(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
         picked = seen[(slice(None), *steps)].reshape(voxels, -1)
         found[tap] = _product(by_chunk, F.pad(picked, (0, 0, 0, more)))
     return found.permute(3, 4, 0, 1, 2)
+
+
+def _by_chunk(wants: Tensor, chunk: int) -> Tensor:
+    """(outputs, voxels) -> (chunks, outputs, voxels of each), copied once: each product would copy it otherwise."""
+    return wants.view(len(wants), -1, chunk).transpose(0, 1).contiguous()
 
 
 def _product(wants: Tensor, saw: Tensor) -> Tensor:
