@@ -50,7 +50,8 @@ class Convolution(nn.Conv3d):
                 x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), self
             )
         if _takes_slow_path(x):
-            return torch.mkldnn_convolution(x, weight, bias, self.padding, self.stride, self.dilation, self.groups)
+            padding = [int(n) for n in self.padding]
+            return torch.mkldnn_convolution(x, weight, bias, padding, self.stride, self.dilation, self.groups)
         return F.conv3d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 

@@ -72,7 +72,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     """
     if max(conv.stride) > 1:
         return _by_copies(gradient, x, conv)
-    padding = [int(n) for n in conv.padding]
+    padding = _padding(conv)
     size = [have + 2 * margin for have, margin in zip(x.shape[2:], padding, strict=True)]
     per_slice, per_row = size[1] * size[2], size[2]
     # Volumes with their margins as tables: a tap sees all of it, so many voxels further on, and in the margins nothing is wanted.
@@ -84,11 +84,11 @@ def weight_gradient(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     chunk = _chunk(voxels)
     rows = math.ceil(voxels / chunk) * chunk
     table = x.new_zeros(rows + places[-1][1], x.shape[1])
-    inside = [slice(margin, margin + have) for margin, have in zip(padding, x.shape[2:], strict=True)]
-    table[:voxels].view(len(x), *size, -1)[(slice(None), *inside)] = x.permute(0, 2, 3, 4, 1)
+    inside = (slice(None), *(slice(margin, margin + n) for margin, n in zip(padding, x.shape[2:], strict=True)))
+    table[:voxels].view(len(x), *size, -1)[inside] = x.permute(0, 2, 3, 4, 1)
     wants = x.new_zeros(gradient.shape[1], rows)
-    answered = [slice(0, have) for have in gradient.shape[2:]]
-    wants[:, :voxels].view(-1, len(x), *size)[(slice(None), slice(None), *answered)] = gradient.transpose(0, 1)
+    answered = (slice(None), slice(None), *(slice(0, n) for n in gradient.shape[2:]))
+    wants[:, :voxels].view(-1, len(x), *size)[answered] = gradient.transpose(0, 1)
     by_chunk = _by_chunk(wants, chunk)
     found = _empty(gradient, x, conv)
     for tap, first in places:
@@ -98,7 +98,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
 
 def _by_copies(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     """The same of any stride: what each tap sees is copied."""
-    margins = [int(n) for size in reversed(conv.padding) for n in (size, size)]
+    margins = [n for margin in reversed(_padding(conv)) for n in (margin, margin)]
     seen, size = F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, *margins)), gradient.shape[2:]
     voxels = len(x) * math.prod(size)
     more = -voxels % _chunk(voxels)
@@ -106,11 +106,12 @@ def _by_copies(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     by_chunk = _by_chunk(wants, _chunk(voxels))
     found = _empty(gradient, x, conv)
     for tap in product(*map(range, conv.kernel_size)):
-        steps = [
+        steps = (
             slice(number * gap, number * gap + (have - 1) * step + 1, step)
             for number, gap, have, step in zip(tap, conv.dilation, size, conv.stride, strict=True)
-        ]
-        picked = seen[(slice(None), *steps)].reshape(voxels, -1)
+        )
+        here = (slice(None), *steps)
+        picked = seen[here].reshape(voxels, -1)
         found[tap] = _product(by_chunk, F.pad(picked, (0, 0, 0, more)))
     return found.permute(3, 4, 0, 1, 2)
 
@@ -130,6 +131,10 @@ def _empty(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     """For the answer, its axes in the order (*kernel, outputs, inputs)."""
     kind = torch.promote_types(x.dtype, torch.float32)
     return x.new_empty((*conv.kernel_size, gradient.shape[1], x.shape[1]), dtype=kind)
+
+
+def _padding(conv: nn.Conv3d) -> list[int]:
+    return [int(n) for n in conv.padding]
 
 
 def _chunk(voxels: int) -> int:
