@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from odiff.network.processor import has_amx
 
-# Products are made of so many voxels at least and at most, and of about so many pieces.
+# What all taps see is copied side by side, for one product, up to so many values: many small products mostly wait for threads.
+AT_ONCE = 2**24
+# Else products are made of so many voxels at least and at most, and of about so many pieces.
 LEAST, MOST, PIECES = 256, 1024, 32
 
 
@@ -89,6 +91,12 @@ def weight_gradient(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     wants = x.new_zeros(gradient.shape[1], rows)
     answered = (slice(None), slice(None), *(slice(0, n) for n in gradient.shape[2:]))
     wants[:, :voxels].view(-1, len(x), *size)[answered] = gradient.transpose(0, 1)
+    if rows * len(places) * x.shape[1] <= AT_ONCE:
+        steps = [gap * step for gap, step in zip(conv.dilation, (per_slice, per_row, 1), strict=True)]
+        strides = [step * x.shape[1] for step in (1, *steps)]
+        saw = table.as_strided((rows, *conv.kernel_size, x.shape[1]), (*strides, 1))
+        once = wants @ saw.reshape(rows, -1)
+        return once.view(len(wants), *conv.kernel_size, -1).permute(0, 4, 1, 2, 3)
     by_chunk = _by_chunk(wants, chunk)
     found = _empty(gradient, x, conv)
     for tap, first in places:
@@ -104,15 +112,22 @@ def _by_copies(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     more = -voxels % _chunk(voxels)
     wants = F.pad(gradient.transpose(0, 1).reshape(-1, voxels), (0, more))
     by_chunk = _by_chunk(wants, _chunk(voxels))
-    found = _empty(gradient, x, conv)
-    for tap in product(*map(range, conv.kernel_size)):
+
+    def saw(tap: Sequence[int]) -> Tensor:
         steps = (
             slice(number * gap, number * gap + (have - 1) * step + 1, step)
             for number, gap, have, step in zip(tap, conv.dilation, size, conv.stride, strict=True)
         )
         here = (slice(None), *steps)
-        picked = seen[here].reshape(voxels, -1)
-        found[tap] = _product(by_chunk, F.pad(picked, (0, 0, 0, more)))
+        return F.pad(seen[here].reshape(voxels, -1), (0, 0, 0, more))
+
+    taps = list(product(*map(range, conv.kernel_size)))
+    if (voxels + more) * len(taps) * x.shape[1] <= AT_ONCE:
+        once = wants @ torch.cat([saw(tap) for tap in taps], 1)
+        return once.view(len(wants), *conv.kernel_size, -1).permute(0, 4, 1, 2, 3)
+    found = _empty(gradient, x, conv)
+    for tap in taps:
+        found[tap] = _product(by_chunk, saw(tap))
     return found.permute(3, 4, 0, 1, 2)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from odiff.network import weight_gradient
 from odiff.network.fused import norm_silu_conv
 from odiff.network.layers import convolution, norm
-from odiff.network.weight_gradient import weight_gradient
 
 
 def step(conv, norm_layer, x, is_fused, dtype):
@@ -47,14 +47,16 @@ def test_gradients_in_bfloat16_are_those_of_float32_to_rounding(depth, memory_fo
         ((2, 1, 3), {"padding": (1, 0, 2), "dilation": (1, 1, 2)}),
     ],
 )
-def test_gradient_of_a_weight_is_that_of_autograd(kernel, settings):
+@pytest.mark.parametrize("at_once", [weight_gradient.AT_ONCE, 0])
+def test_gradient_of_a_weight_is_that_of_autograd(kernel, settings, at_once, monkeypatch):
+    monkeypatch.setattr(weight_gradient, "AT_ONCE", at_once)
     torch.manual_seed(0)
     conv = nn.Conv3d(3, 5, kernel, **settings).double()
     x = torch.randn(2, 3, 4, 7, 9, dtype=torch.float64)
     answer = conv(x)
     gradient = torch.randn_like(answer)
     (wanted,) = torch.autograd.grad(answer, [conv.weight], gradient)
-    assert torch.allclose(weight_gradient(gradient, x, conv), wanted)
+    assert torch.allclose(weight_gradient.weight_gradient(gradient, x, conv), wanted)
 
 
 IN_BFLOAT16 = """
