@@ -56,7 +56,7 @@ class Convolution(nn.Conv3d):
 
 
 def _takes_slow_path(x: Tensor) -> bool:
-    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    is_plain = x.device.type == "cpu" and computed_in(x) == torch.float32
     is_small = len(x) == 1 and x.shape[1] * x.shape[2] * x.shape[3] <= SLOW_BELOW
     return is_plain and is_small and x.is_contiguous() and torch.backends.mkldnn.is_available()
 

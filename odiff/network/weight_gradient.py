@@ -5,7 +5,7 @@ AMX two to three times as fast as oneDNN's gradients without it (docs/decisions.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -72,48 +72,54 @@ def weight_gradient(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     -------
     (outputs, inputs, *kernel), added up in float32 at least.
     """
-    if max(conv.stride) > 1:
-        return _by_copies(gradient, x, conv)
+    wants, sight = (_shifted if max(conv.stride) == 1 else _picked)(gradient, x, conv)
+    outputs, inputs, taps = len(wants), x.shape[1], list(product(*map(range, conv.kernel_size)))
+    if wants.shape[1] * len(taps) * inputs <= AT_ONCE:
+        found = (wants @ torch.cat([sight(tap) for tap in taps], 1)).view(outputs, *conv.kernel_size, inputs)
+        return found.permute(0, 4, 1, 2, 3)
+    # Each product would copy a strided table for itself.
+    by_chunk = wants.view(outputs, -1, _chunk(wants.shape[1])).transpose(0, 1).contiguous()
+    kind = torch.promote_types(x.dtype, torch.float32)
+    found = x.new_empty((*conv.kernel_size, outputs, inputs), dtype=kind)
+    for tap in taps:
+        found[tap] = torch.bmm(by_chunk, sight(tap).view(len(by_chunk), -1, inputs)).sum(0, dtype=kind)
+    return found.permute(3, 4, 0, 1, 2)
+
+
+Sight = Callable[[Sequence[int]], Tensor]
+
+
+def _shifted(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> tuple[Tensor, Sight]:
+    """What is wanted (outputs, voxels), and what each tap of stride 1 sees (voxels, inputs).
+
+    Volumes with their margins are tables: a tap sees all of it, so many voxels further on, and in the margins nothing is wanted.
+    """
     padding = _padding(conv)
-    size = [have + 2 * margin for have, margin in zip(x.shape[2:], padding, strict=True)]
-    per_slice, per_row = size[1] * size[2], size[2]
-    # Volumes with their margins as tables: a tap sees all of it, so many voxels further on, and in the margins nothing is wanted.
-    places = [
-        (tap, sum(n * gap * step for n, gap, step in zip(tap, conv.dilation, (per_slice, per_row, 1), strict=True)))
-        for tap in product(*map(range, conv.kernel_size))
-    ]
+    size = [n + 2 * margin for n, margin in zip(x.shape[2:], padding, strict=True)]
     voxels = len(x) * math.prod(size)
-    chunk = _chunk(voxels)
-    rows = math.ceil(voxels / chunk) * chunk
-    table = x.new_zeros(rows + places[-1][1], x.shape[1])
+    rows = _whole_chunks(voxels)
+
+    def first(tap: Sequence[int]) -> int:
+        z, y, x = (number * gap for number, gap in zip(tap, conv.dilation, strict=True))
+        return (z * size[1] + y) * size[2] + x
+
+    table = x.new_zeros(rows + first([n - 1 for n in conv.kernel_size]), x.shape[1])
     inside = (slice(None), *(slice(margin, margin + n) for margin, n in zip(padding, x.shape[2:], strict=True)))
     table[:voxels].view(len(x), *size, -1)[inside] = x.permute(0, 2, 3, 4, 1)
     wants = x.new_zeros(gradient.shape[1], rows)
     answered = (slice(None), slice(None), *(slice(0, n) for n in gradient.shape[2:]))
     wants[:, :voxels].view(-1, len(x), *size)[answered] = gradient.transpose(0, 1)
-    if rows * len(places) * x.shape[1] <= AT_ONCE:
-        steps = [gap * step for gap, step in zip(conv.dilation, (per_slice, per_row, 1), strict=True)]
-        strides = [step * x.shape[1] for step in (1, *steps)]
-        saw = table.as_strided((rows, *conv.kernel_size, x.shape[1]), (*strides, 1))
-        once = wants @ saw.reshape(rows, -1)
-        return once.view(len(wants), *conv.kernel_size, -1).permute(0, 4, 1, 2, 3)
-    by_chunk = _by_chunk(wants, chunk)
-    found = _empty(gradient, x, conv)
-    for tap, first in places:
-        found[tap] = _product(by_chunk, table[first : first + rows])
-    return found.permute(3, 4, 0, 1, 2)
+    return wants, lambda tap: table[first(tap) : first(tap) + rows]
 
 
-def _by_copies(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
+def _picked(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> tuple[Tensor, Sight]:
     """The same of any stride: what each tap sees is copied."""
     margins = [n for margin in reversed(_padding(conv)) for n in (margin, margin)]
     seen, size = F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, *margins)), gradient.shape[2:]
     voxels = len(x) * math.prod(size)
-    more = -voxels % _chunk(voxels)
-    wants = F.pad(gradient.transpose(0, 1).reshape(-1, voxels), (0, more))
-    by_chunk = _by_chunk(wants, _chunk(voxels))
+    more = _whole_chunks(voxels) - voxels
 
-    def saw(tap: Sequence[int]) -> Tensor:
+    def sight(tap: Sequence[int]) -> Tensor:
         steps = (
             slice(number * gap, number * gap + (have - 1) * step + 1, step)
             for number, gap, have, step in zip(tap, conv.dilation, size, conv.stride, strict=True)
@@ -121,35 +127,16 @@ def _by_copies(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
         here = (slice(None), *steps)
         return F.pad(seen[here].reshape(voxels, -1), (0, 0, 0, more))
 
-    taps = list(product(*map(range, conv.kernel_size)))
-    if (voxels + more) * len(taps) * x.shape[1] <= AT_ONCE:
-        once = wants @ torch.cat([saw(tap) for tap in taps], 1)
-        return once.view(len(wants), *conv.kernel_size, -1).permute(0, 4, 1, 2, 3)
-    found = _empty(gradient, x, conv)
-    for tap in taps:
-        found[tap] = _product(by_chunk, saw(tap))
-    return found.permute(3, 4, 0, 1, 2)
-
-
-def _by_chunk(wants: Tensor, chunk: int) -> Tensor:
-    """(outputs, voxels) -> (chunks, outputs, voxels of each), copied once: each product would copy it otherwise."""
-    return wants.view(len(wants), -1, chunk).transpose(0, 1).contiguous()
-
-
-def _product(wants: Tensor, saw: Tensor) -> Tensor:
-    """(chunks, outputs, voxels of each) and (voxels of all, inputs) -> (outputs, inputs)."""
-    each = torch.bmm(wants, saw.view(len(wants), -1, saw.shape[1]))
-    return each.sum(0, dtype=torch.promote_types(each.dtype, torch.float32))
-
-
-def _empty(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
-    """For the answer, its axes in the order (*kernel, outputs, inputs)."""
-    kind = torch.promote_types(x.dtype, torch.float32)
-    return x.new_empty((*conv.kernel_size, gradient.shape[1], x.shape[1]), dtype=kind)
+    return F.pad(gradient.transpose(0, 1).reshape(-1, voxels), (0, more)), sight
 
 
 def _padding(conv: nn.Conv3d) -> list[int]:
     return [int(n) for n in conv.padding]
+
+
+def _whole_chunks(voxels: int) -> int:
+    """So many voxels, or as many more as fill the last chunk."""
+    return voxels + -voxels % _chunk(voxels)
 
 
 def _chunk(voxels: int) -> int:

@@ -6,8 +6,6 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 
-from scipy.stats import mannwhitneyu
-
 from odiff.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -30,7 +28,7 @@ class LossWatch:
         """`title` and `field`, the plan's learning rate, are for the messages."""
         self.title, self.field, self.may_overflow = title, field, may_overflow
         self.recent: deque[float] = deque(maxlen=WINDOW)
-        self.lowest: list[float] = []
+        self.least, self.lowest = math.inf, list[float]()
         self.overflows = 0
         self.has_told = False
 
@@ -54,18 +52,20 @@ class LossWatch:
         self.recent.append(loss)
         if len(self.recent) < WINDOW:
             return
-        now, least = statistics.median(self.recent), statistics.median(self.lowest or [math.inf])
-        if now > RISE * least and not self.has_told and _is_greater(self.recent, self.lowest):
+        now = statistics.median(self.recent)
+        if now > RISE * self.least and not self.has_told and _is_greater(self.recent, self.lowest):
             self.has_told = True
             log.warning(
                 "%s: the loss rose from %.3g to %.3g (medians of %d steps) at step %d, with a learning rate of %.3g; if it does not "
                 "come back, train again with --restart and a smaller --set %s=...",
-                self.title, least, now, WINDOW, step, rate, self.field,
+                self.title, self.least, now, WINDOW, step, rate, self.field,
             )  # fmt: skip
-        if now < least:
-            self.lowest = list(self.recent)
+        if now < self.least:
+            self.least, self.lowest = now, list(self.recent)
 
 
 def _is_greater(now: Sequence[float], before: Sequence[float]) -> bool:
     """By more than chance (Mann and Whitney's test of ranks)."""
+    from scipy.stats import mannwhitneyu  # slow to import, and hardly any training needs it
+
     return bool(mannwhitneyu(list(now), list(before), alternative="greater").pvalue < CHANCE)
