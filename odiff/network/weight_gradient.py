@@ -1,7 +1,7 @@
 """The gradient of a convolution's weight where oneDNN gets it wrong, or never done: in bfloat16 on a CPU, above all with AMX.
 
 There it is made of matrix products, one a tap: what each voxel's answer wants of what that tap saw. These are right, and with
-AMX two to three times as fast as oneDNN's gradients without it (docs/decisions.md).
+AMX up to two and a half times as fast as oneDNN's gradients without it (docs/decisions.md).
 """
 
 import math
