@@ -17,7 +17,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from claim_parts.cohorts import COHORTS, generator, scaled, write_cohort
@@ -139,20 +138,14 @@ def run_one(arguments: argparse.Namespace, experiment: Experiment) -> None:
         less = replace(recipe, changes=(*recipe.changes, *TRIAL_STEPS))
         job = replace(experiment.job, recipe=less, fraction=max(TRIAL_FRACTION, experiment.job.fraction))
         experiment = replace(experiment, job=job)
-    rows = read_rows(arguments.rows)
     device = "cpu" if experiment.is_of_cpu else arguments.device
     experiment = replace(experiment, job=replace(experiment.job, device=device))
-    row = run(arguments.folder, experiment, chosen_rates(rows), rows)
+    row = run(arguments.folder, experiment, read_rows(arguments.rows))
     provenance = {
         "generator": generator(), "commit": commit(), "device": device_name(device),
         "command": f"claims.py FOLDER --one {target.stem}", "minutes": round((time.monotonic() - started) / 60, 1),
     }  # fmt: skip
     write_text(target, json.dumps(provenance | row, separators=(",", ":")) + "\n")
-
-
-def chosen_rates(rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, float]:
-    """The learning rates that finished seeds chose, by arm."""
-    return {arm: row["rate"] for (arm, _), row in rows.items() if len(row.get("tried", ())) > 1}
 
 
 def device_name(device: str) -> str:

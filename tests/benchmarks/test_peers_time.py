@@ -1,5 +1,6 @@
 """How long an arm's peers may take: the clock's row, and the steps of ours."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from claim_parts.experiments import (
     ALL,
     CLOCK,
     PAPER_CLOCK,
+    best_rate,
     experiments,
     needs,
     step_seconds,
@@ -36,18 +38,17 @@ def by_name():
     return {one.name: one for one in experiments()}
 
 
-def test_an_experiment_waits_for_its_pretrainings_its_clock_and_its_rate():
+def test_an_experiment_waits_for_its_pretrainings_and_its_clock():
     every = by_name()
     views = ("sagittal", "coronal", "axial")
     assert needs(every["ankle_diagnosis_sagittal-coronal-axial_default_from_knee_0.1_seed0"]) == [
         f"knee_pretrain_{view}_default_from_knee_1_seed0" for view in views
     ]
     later = every["knee_segmentation_sagittal_nnunet_scratch_1_seed2"]
-    assert needs(later) == [CLOCK.name, "knee_segmentation_sagittal_nnunet_scratch_1_seed0"]
+    assert needs(later) == [CLOCK.name]
     paper = every["knee_diagnosis_sagittal_paper_clock_from_knee_0.1_seed1"]
     assert set(needs(paper)) == {
         CLOCK.name, "knee_pretrain_sagittal_paper_clock_from_knee_1_seed1",
-        "knee_diagnosis_sagittal_paper_clock_from_knee_0.1_seed0",
     }  # fmt: skip
 
 
@@ -59,8 +60,28 @@ def test_whatever_is_needed_is_an_experiment_and_needs_nothing_that_needs_it():
         assert name not in above
         return 1 + max((depth(other, (*above, name)) for other in needs(every[name])), default=0)
 
-    assert max(map(depth, every)) == 4
+    assert max(map(depth, every)) == 3
 
 
 def test_only_nnunet_and_the_clock_stay_on_the_cpu():
     assert {one.job.recipe.name for one in experiments() if one.is_of_cpu} == {"nnunet", "nnunet_counted", "clock"}
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (1, [1, 0.3, 3]), (0.3, [1, 0.3, 0.1]), (0.1, [1, 0.3, 0.1, 0.03]), (0.03, [1, 0.3, 0.1, 0.03]),
+        (3, [1, 0.3, 3, 10]), (10, [1, 0.3, 3, 10]),
+    ],
+)  # fmt: skip
+def test_a_rate_is_searched_from_the_plans_own_until_it_gets_worse(best, tried):
+    asked = []
+
+    def attempt(rate):
+        asked.append(rate)
+        return -abs(math.log(rate / best)), f"learnt at {rate:g}"
+
+    row, learnt = best_rate(experiments()[-1], attempt)
+    assert asked == tried
+    assert (row["rate"], learnt) == (best, f"learnt at {best:g}")
+    assert list(row["tried"]) == [f"{rate:g}" for rate in tried]

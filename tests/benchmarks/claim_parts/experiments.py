@@ -1,6 +1,6 @@
 """The experiments: which arm learns from which patients, and the row that each leaves."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +34,8 @@ from odiff.storage import read_json
 from odiff.training.device import use_cores
 
 SEEDS = (0, 1, 2)
-RATES = (0.3, 1.0, 3.0)
+# Factors on the plan's learning rate, the plan's own first tried.
+RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 FEW, ALL = 0.1, 1.0
 SEGMENTED = ("sagittal",)
 COMMON = ("fusion.tabular=false", "pretrain.probe_every=0")
@@ -133,7 +134,7 @@ def experiments() -> list[Experiment]:
 
 
 def needs(experiment: Experiment) -> list[str]:
-    """The names of the experiments that must be done before: its pretrainings, the clock, and the seed that chooses its rate."""
+    """The names of the experiments that must be done before: its pretrainings and the clock."""
     job, found = experiment.job, []
     if job.recipe.preset == NNUNET or job.recipe.name == PAPER_CLOCK.name:
         found.append(CLOCK.name)
@@ -142,24 +143,20 @@ def needs(experiment: Experiment) -> list[str]:
             before = Job(job.pretrained, job.recipe, job.pretrained, ALL, job.seed)
             starts = [view for view in trained_views(experiment.task, experiment.views) if is_pretrained(job, view)]
             found += [Experiment(before, PRETRAIN, (view,), ()).name for view in starts]
-        if job.seed != SEEDS[0]:
-            found.append(replace(experiment, job=replace(job, seed=SEEDS[0])).name)
     return found
 
 
-def run(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Rows) -> dict[str, Any]:
+def run(folder: Path, experiment: Experiment, rows: Rows) -> dict[str, Any]:
     """Train, predict and score; what the row holds beside its provenance.
 
     Parameters
     ----------
-    rates : by arm, the factor on the learning rate that an earlier seed chose; where there is none, each of `RATES` is tried and
-        the best on the validation patients taken.
     rows : those that are there, by arm and seed.
     """
     if experiment.task == CLOCK.task:
         return {"arm": experiment.arm, "seed": experiment.job.seed, "seconds": seconds_of_steps(folder, experiment)}
     if experiment.job.recipe.preset == NNUNET:
-        return run_nnunet(folder, experiment, rates, rows)
+        return run_nnunet(folder, experiment, rows)
     if experiment.job.recipe.name == PAPER_CLOCK.name:
         steps = plan_of(folder, replace(experiment.job, recipe=DEFAULT)).pretrain.steps
         experiment = replace(experiment, job=within_our_time(experiment.job, rows, steps))
@@ -176,7 +173,7 @@ def run(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Row
         learnt.append(results)
         return validation_score(results, experiment), results
 
-    row, results = best_rate(experiment, rates, attempt)
+    row, results = best_rate(experiment, attempt)
     row |= {
         "seconds": seconds(folder, experiment, results), "scores": SCORE[experiment.task](folder, experiment, results),
     }  # fmt: skip
@@ -185,13 +182,27 @@ def run(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Row
 
 
 def best_rate(
-    experiment: Experiment, rates: Mapping[str, float], attempt: Callable[[float], tuple[float, Learnt]]
+    experiment: Experiment, attempt: Callable[[float], tuple[float, Learnt]]
 ) -> tuple[dict[str, Any], Learnt]:
-    """The beginning of a row, and what `attempt` learnt at the rate with the best score on the validation patients."""
-    known = rates.get(experiment.arm)
-    tried = {rate: attempt(rate) for rate in ((known,) if known else RATES)}
+    """The beginning of a row, and what `attempt` learnt at the rate with the best score on the validation patients.
+
+    From the plan's rate one goes down `RATES` for as long as it gets better, and up where a lower one was not.
+    """
+    tried: dict[float, tuple[float, Learnt]] = {1.0: attempt(1.0)}
+
+    def follow(rates: Sequence[float]) -> None:
+        best = tried[1.0][0]
+        for rate in rates:
+            tried[rate] = attempt(rate)
+            if tried[rate][0] <= best:
+                break
+            best = tried[rate][0]
+
+    follow([rate for rate in reversed(RATES) if rate < 1])
+    if max(tried, key=lambda rate: tried[rate][0]) == 1:
+        follow([rate for rate in RATES if rate > 1])
     best = max(tried, key=lambda rate: tried[rate][0])
-    scores = {str(rate): score for rate, (score, _) in tried.items()}
+    scores = {f"{rate:g}": score for rate, (score, _) in tried.items()}
     return {"arm": experiment.arm, "seed": experiment.job.seed, "rate": best, "tried": scores}, tried[best][1]
 
 
@@ -233,7 +244,7 @@ def step_seconds(rows: Rows) -> dict[str, float]:
     return seconds
 
 
-def run_nnunet(folder: Path, experiment: Experiment, rates: dict[str, float], rows: Rows) -> dict[str, Any]:
+def run_nnunet(folder: Path, experiment: Experiment, rows: Rows) -> dict[str, Any]:
     """The row of nnU-Net, which may take as long as the steps of our arm take on the CPU, without or with its pretraining."""
     from claim_parts import nnunet
 
@@ -252,7 +263,7 @@ def run_nnunet(folder: Path, experiment: Experiment, rates: dict[str, float], ro
         nnunet.predict(root, images, root / "validation", raw)
         return float(np.mean(list(dice(raw / "labelsTr", root / "validation", labels).values()))), (root, taken)
 
-    row, (root, taken) = best_rate(experiment, rates, attempt)
+    row, (root, taken) = best_rate(experiment, attempt)
     found = {}
     for group in experiment.groups:
         test = group_folder(folder, job.cohort, group)
