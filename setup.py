@@ -39,6 +39,7 @@ setup(
         "tqdm>=4.60",
         "matplotlib>=3.7",
         "psutil>=5.9",
+        "filelock>=3.12",
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10"],

@@ -29,7 +29,7 @@ class CheckpointError(OdiffError):
 
 
 class TrainingError(OdiffError):
-    """A training went astray: its loss is no number any more."""
+    """A training went astray: its loss is no number any more, or two of them share a folder."""
 
 
 class StorageError(OdiffError):

@@ -33,9 +33,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what a full disk or a folder without permission makes of writing `path` into a `StorageError`."""
+    try:
+        yield
     except OdiffError:
         raise
     except Exception as error:
@@ -45,8 +55,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if reason is None or reason not in NO_ROOM:
             raise
         raise StorageError(f"{path}: cannot be written: {NO_ROOM[reason]}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def is_full(folder: Path, error: Exception, least_bytes: int = 2**16) -> bool:

@@ -1,6 +1,7 @@
 """odiff_train as functions: one task of one view, fold by fold."""
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,13 +70,17 @@ def train_view(
     context.view_plan_exists(view)
     for task in tasks_of(context, view, options):
         if task == "pretrain":
-            if view == FUSED:
-                run_code(context, options, settings)
-            else:
-                run_pretraining(context, view, settings)
+            run = context.results.pretrain(view)
+            # Processes of several folds may find it done together.
+            with nullcontext() if run.is_trained() and not settings.restart else run.alone():
+                if view == FUSED:
+                    run_code(context, options, settings)
+                else:
+                    run_pretraining(context, view, settings)
         else:
             for fold in context.fold_names(options.fold):
-                TASK[task](context, view, fold, options, settings)
+                with context.results.task(view, task, fold).alone():
+                    TASK[task](context, view, fold, options, settings)
             if task == "diagnosis" and options.fold != ALL:
                 collect_out_of_fold(context, view)
                 if view == FUSED and uses_table(context.plan):

@@ -1,12 +1,16 @@
 """The folder of one training run: what is in it, and how a run is found done, resumed or moved aside."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from odiff.errors import CheckpointError
-from odiff.storage import read_json, write_json, write_text
+from filelock import FileLock, Timeout
+
+from odiff.errors import CheckpointError, TrainingError
+from odiff.storage import explained, read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,29 @@ class RunFolder:
     def is_trained(self) -> bool:
         """Whether all steps were made."""
         return self.checkpoint("final").exists()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep others from training into the folder meanwhile; the lock lies beside it and ends with the process at the latest.
+
+        Raises
+        ------
+        TrainingError
+            Another process has it.
+        """
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+        try:
+            with explained(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+        except Timeout:
+            raise TrainingError(
+                f"{self.path}: another process trains into this folder; wait until it ends, or stop it first"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def move_aside(self) -> Path | None:
         """Rename an earlier run to ``<name>.old-N``; None where there is none."""

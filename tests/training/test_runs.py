@@ -1,7 +1,11 @@
 """Runs: resumed, restarted, refused."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.training.checkpoint import FORMAT, read_checkpoint, save_checkpoint
 from odiff.training.loop import train
+from odiff.training.run_folder import RunFolder
 
 SETTINGS = RunSettings(0, torch.device("cpu"), 0)
 FEW = (
@@ -195,3 +200,39 @@ def test_a_linear_probe_is_logged_during_pretraining_and_chooses_nothing(planned
     lines = [json.loads(line) for line in context.results.pretrain("axial").metrics.read_text().splitlines()]
     assert ["probe_auroc" in line for line in lines] == [False, True, False, True]
     assert all(line["score"] == -line["watched_loss"] for line in lines if "score" in line)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "segmentation"])
+def test_a_folder_that_another_process_trains_into_is_left_alone(planned, tmp_path, task):
+    results = tmp_path / "results"
+    folder = (
+        results / "Dataset001_Knee" / "cpu_demo" / "axial" / ("pretrain" if task == "pretrain" else f"{task}/fold_0")
+    )
+    with RunFolder(folder).alone():
+        for settings in (SETTINGS, replace(SETTINGS, restart=True)):
+            with pytest.raises(TrainingError, match=f"{re.escape(str(folder))}: another process trains"):
+                train_task(planned, results, task, settings)
+        assert not folder.exists()
+        if task != "pretrain":
+            train_task(planned, results, task, fold="1")
+    train_task(planned, results, task)
+    assert RunFolder(folder).is_trained()
+
+
+def test_a_finished_pretraining_is_found_by_many_at_once(planned, tmp_path):
+    train_task(planned, tmp_path, "pretrain")
+    with RunFolder(tmp_path / "Dataset001_Knee" / "cpu_demo" / "axial" / "pretrain").alone():
+        train_task(planned, tmp_path, "pretrain")
+
+
+def test_a_folder_is_free_again_when_who_trained_into_it_was_killed(tmp_path):
+    run = RunFolder(tmp_path / "fold_0")
+    script = "import sys, time, pathlib; from odiff.training.run_folder import RunFolder\n"
+    script += "with RunFolder(pathlib.Path(sys.argv[1])).alone(): print('in', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script, str(run.path)], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(TrainingError), run.alone():
+            pass
+        process.kill()
+    with run.alone():
+        pass
