@@ -1,7 +1,7 @@
 """The folder of one training run: what is in it, and how a run is found done, resumed or moved aside."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,7 @@ class RunFolder:
             Another process has it.
         """
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0)
+        new = [folder for folder in self.path.parents if not folder.exists()]
         try:
             with explained(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,9 @@ class RunFolder:
             yield
         finally:
             lock.release()
+            if not self.path.exists():  # refused before it began: nothing shall be left
+                Path(lock.lock_file).unlink(missing_ok=True)
+                _remove_empty(new)
 
     def move_aside(self) -> Path | None:
         """Rename an earlier run to ``<name>.old-N``; None where there is none."""
@@ -105,3 +109,12 @@ def _parse(line: str) -> dict[str, Any] | None:
         return json.loads(line)
     except json.JSONDecodeError:
         return None
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, until one holds something."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

@@ -219,6 +219,12 @@ def test_a_folder_that_another_process_trains_into_is_left_alone(planned, tmp_pa
     assert RunFolder(folder).is_trained()
 
 
+def test_what_is_refused_before_it_begins_leaves_no_folder(planned, tmp_path):
+    with pytest.raises(CheckpointError):
+        train_task(planned, tmp_path, "segmentation", pretrained="auto")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_finished_pretraining_is_found_by_many_at_once(planned, tmp_path):
     train_task(planned, tmp_path, "pretrain")
     with RunFolder(tmp_path / "Dataset001_Knee" / "cpu_demo" / "axial" / "pretrain").alone():
