@@ -32,6 +32,11 @@ class PowerCutError(Exception):
     """Stands for whatever ends a process."""
 
 
+def folder_of(results, task):
+    run = "pretrain" if task == "pretrain" else f"{task}/fold_0"
+    return results / "Dataset001_Knee" / "cpu_demo" / "axial" / run
+
+
 def train_task(planned, results, task, settings=SETTINGS, few=FEW, fold="0", **options):
     choices = TrainOptions(task, None if task == "pretrain" else fold, **{"pretrained": "none", **options})
     return train_view(planned / "preprocessed", results, "1", "axial", choices, settings, few)
@@ -54,8 +59,7 @@ def test_an_interrupted_and_resumed_run_ends_like_an_undisturbed_one(planned, tm
         with pytest.raises(PowerCutError):
             train_task(planned, tmp_path / "cut", task)
     train_task(planned, tmp_path / "cut", task)
-    run = "axial/pretrain" if task == "pretrain" else f"axial/{task}/fold_0"
-    whole, cut = (tmp_path / name / "Dataset001_Knee" / "cpu_demo" / run for name in ("whole", "cut"))
+    whole, cut = (folder_of(tmp_path / name, task) for name in ("whole", "cut"))
     a, b = (read_checkpoint(folder / "checkpoint_final.safetensors") for folder in (whole, cut))
     assert a.tensors.keys() == b.tensors.keys()
     for name, tensor in a.tensors.items():
@@ -205,9 +209,7 @@ def test_a_linear_probe_is_logged_during_pretraining_and_chooses_nothing(planned
 @pytest.mark.parametrize("task", ["pretrain", "segmentation"])
 def test_a_folder_that_another_process_trains_into_is_left_alone(planned, tmp_path, task):
     results = tmp_path / "results"
-    folder = (
-        results / "Dataset001_Knee" / "cpu_demo" / "axial" / ("pretrain" if task == "pretrain" else f"{task}/fold_0")
-    )
+    folder = folder_of(results, task)
     with RunFolder(folder).alone():
         for settings in (SETTINGS, replace(SETTINGS, restart=True)):
             with pytest.raises(TrainingError, match=f"{re.escape(str(folder))}: another process trains"):
@@ -227,8 +229,11 @@ def test_what_is_refused_before_it_begins_leaves_no_folder(planned, tmp_path):
 
 def test_a_finished_pretraining_is_found_by_many_at_once(planned, tmp_path):
     train_task(planned, tmp_path, "pretrain")
-    with RunFolder(tmp_path / "Dataset001_Knee" / "cpu_demo" / "axial" / "pretrain").alone():
+    run = RunFolder(folder_of(tmp_path, "pretrain"))
+    steps = run.read_metrics()
+    with run.alone():
         train_task(planned, tmp_path, "pretrain")
+    assert run.read_metrics() == steps
 
 
 def test_a_folder_is_free_again_when_who_trained_into_it_was_killed(tmp_path):

@@ -34,8 +34,8 @@ from odiff.storage import read_json
 from odiff.training.device import use_cores
 
 SEEDS = (0, 1, 2)
-# Factors on the plan's learning rate, the plan's own first tried.
-RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+# Factors on the plan's learning rate to try after the plan's own, each way from it.
+LOWER, HIGHER = (0.3, 0.1, 0.03), (3.0, 10.0)
 FEW, ALL = 0.1, 1.0
 SEGMENTED = ("sagittal",)
 COMMON = ("fusion.tabular=false", "pretrain.probe_every=0")
@@ -186,22 +186,18 @@ def best_rate(
 ) -> tuple[dict[str, Any], Learnt]:
     """The beginning of a row, and what `attempt` learnt at the rate with the best score on the validation patients.
 
-    From the plan's rate one goes down `RATES` for as long as it gets better, and up where a lower one was not.
+    From the plan's rate one goes down `LOWER` for as long as it gets better, and up `HIGHER` where a lower one was not.
     """
     tried: dict[float, tuple[float, Learnt]] = {1.0: attempt(1.0)}
-
-    def follow(rates: Sequence[float]) -> None:
-        best = tried[1.0][0]
-        for rate in rates:
+    best = 1.0
+    for way in (LOWER, HIGHER):
+        for rate in way:
             tried[rate] = attempt(rate)
-            if tried[rate][0] <= best:
+            if tried[rate][0] <= tried[best][0]:
                 break
-            best = tried[rate][0]
-
-    follow([rate for rate in reversed(RATES) if rate < 1])
-    if max(tried, key=lambda rate: tried[rate][0]) == 1:
-        follow([rate for rate in RATES if rate > 1])
-    best = max(tried, key=lambda rate: tried[rate][0])
+            best = rate
+        if best != 1:
+            break
     scores = {f"{rate:g}": score for rate, (score, _) in tried.items()}
     return {"arm": experiment.arm, "seed": experiment.job.seed, "rate": best, "tried": scores}, tried[best][1]
 
