@@ -1,6 +1,7 @@
 """The folder of one training run: what is in it, and how a run is found done, resumed or moved aside."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from filelock import FileLock, Timeout
 
 from odiff.errors import CheckpointError, TrainingError
 from odiff.storage import explained, read_json, write_json, write_text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class RunFolder:
             raise TrainingError(
                 f"{self.path}: another process trains into this folder; wait until it ends, or stop it first"
             ) from None
+        except NotImplementedError:
+            log.warning("%s: its file system knows no locks: see to it that no other process trains there", self.path)
         try:
             yield
         finally:

@@ -15,6 +15,7 @@ from odiff.learning import diagnosis, pretrain, segmentation
 from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
+from odiff.training import run_folder
 from odiff.training.checkpoint import FORMAT, read_checkpoint, save_checkpoint
 from odiff.training.loop import train
 from odiff.training.run_folder import RunFolder
@@ -234,6 +235,16 @@ def test_a_finished_pretraining_is_found_by_many_at_once(planned, tmp_path):
     with run.alone():
         train_task(planned, tmp_path, "pretrain")
     assert run.read_metrics() == steps
+
+
+def test_a_file_system_without_locks_is_told_and_trained_on(tmp_path, monkeypatch, caplog):
+    def refuse(lock):
+        raise NotImplementedError
+
+    monkeypatch.setattr(run_folder.FileLock, "acquire", refuse)
+    with RunFolder(tmp_path / "fold_0").alone():
+        pass
+    assert "knows no locks" in caplog.text
 
 
 def test_a_folder_is_free_again_when_who_trained_into_it_was_killed(tmp_path):
