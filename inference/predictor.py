@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from odiff.errors import CheckpointError
 from odiff.geometry import Volume, image_from_volume, volume_from_image
 from odiff.inference.models import TASKS, LoadedModels, Wanted, load_models
 from odiff.inference.postprocessing import cleaned
-from odiff.learning.code_model import code_rows
+from odiff.learning.code_model import code_rows, volume_code
 from odiff.learning.diagnose import embed_volume, volume_logits
 from odiff.learning.segment import labels_and_probabilities_on_grid, labels_on_grid, probability_slabs
 from odiff.learning.tabular_model import TABULAR
@@ -219,6 +220,10 @@ class Predictor:
         tiles = split_tiles(image, self.plan.views[view].patch_zyx)
         return embed_volume(self.models.diagnosis[view][fold], tiles, self.plan, view).cpu()
 
+    def _code(self, fold: str, image: np.ndarray, view: str) -> torch.Tensor:
+        """The shared code (width,) of a preprocessed volume (z, y, x), on the CPU."""
+        return volume_code(self.models.code[fold].code, image, self.plan, view)
+
     @torch.inference_mode()
     def _fused(
         self, fold: str, prepared: dict[str, list[np.ndarray]], row: Row
@@ -236,7 +241,7 @@ class Predictor:
             gates = {view: weights[:, number] for number, view in enumerate(fusion.heads.views)}
         fused = fusion(embedded, present)
         if code := self.models.code.get(fold):
-            fused = code.mix(fused, *code_rows(code.code, prepared, self.plan))
+            fused = code.mix(fused, *code_rows(code.code, prepared, partial(self._code, fold)))
         logits = fused.numpy()
         table = self.models.tabular.get(fold)
         return (table.mix(logits, [row]) if table else logits)[0], gates

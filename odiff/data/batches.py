@@ -3,7 +3,7 @@
 Nothing depends on the batches before, so that a resumed run meets exactly what an undisturbed one would have met.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,3 +171,19 @@ class DiagnosisBatches(Dataset):
 def whole_view(folder: Path, name: str, patch_zyx: Sequence[int]) -> list[np.ndarray]:
     """A preprocessed series as tiles (1, z, y, x) of the patch size that cover it; one, centred, where it fits."""
     return split_tiles(torch.from_numpy(open_array(folder / f"{name}.b2nd")[:]).float().numpy(), patch_zyx)
+
+
+def whole_views(
+    folder: Path, names: Sequence[str], patch_zyx: Sequence[int], at_once: int
+) -> Iterator[tuple[range, Tensor, Tensor]]:
+    """The tiles of `whole_view` of many series, `at_once` series after another.
+
+    Yields
+    ------
+    Which of `names` they are, their tiles (n, 1, z, y, x), and for each tile the place (n,) of its series among these.
+    """
+    for first in range(0, len(names), at_once):
+        numbers = range(first, min(first + at_once, len(names)))
+        tiles = [whole_view(folder, names[number], patch_zyx) for number in numbers]
+        owner = torch.repeat_interleave(torch.arange(len(tiles)), torch.tensor([len(one) for one in tiles]))
+        yield numbers, torch.from_numpy(np.stack([tile for one in tiles for tile in one])), owner

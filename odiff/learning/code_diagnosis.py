@@ -18,12 +18,14 @@ from torch import Tensor
 from odiff.data.index import PreparedCase
 from odiff.data.store import open_array
 from odiff.errors import CheckpointError
-from odiff.learning.code_model import CODE, build_code, code_rows
+from odiff.learning.code_model import CODE, build_code, one_tile
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnosis_scores import truth_of
 from odiff.learning.pretrained import ResultsFolder, named_checkpoint, results_of_dataset
 from odiff.learning.run import check_fit, plan_of_view
 from odiff.learning.subsets import FEWEST
+from odiff.network.bending import AT_ONCE
+from odiff.network.registration import shrunk
 from odiff.network.shared_code import CodeDiagnosis, SharedCode, set_number
 from odiff.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from odiff.training.run_folder import RunFolder
@@ -36,7 +38,7 @@ GRID = ("spacing_zyx_mm", "patch_zyx", "normalisation")
 
 def train_code_diagnosis(
     context: Context, run: RunFolder, source: Path, networks: Collection[str], cases: Sequence[PreparedCase],
-    images: Tensor, meta: dict[str, Any],
+    images: Tensor, meta: dict[str, Any], device: torch.device,
 ) -> dict[str, float]:  # fmt: skip
     """Fit the diagnosis from the shared code in `source` on the training cases of a fold and store it in the run's folder.
 
@@ -58,7 +60,7 @@ def train_code_diagnosis(
     network = CodeDiagnosis(code, len(context.plan.diagnoses))
     truth = truth_of(cases, context.plan.diagnoses)
     network.share.copy_(code_shares(truth, context.plan.fusion.code_cases))
-    rows, present = prepared_rows(context, code, networks, cases)
+    rows, present = prepared_rows(context, code, networks, cases, device)
     fit_regressions(network, rows, present, truth)
     match_spread(network, images, rows, present)
     described = meta | {"code_views": list(code.views), "width": code.width}
@@ -130,21 +132,23 @@ def code_shares(truth: np.ndarray, code_cases: float) -> Tensor:
     return torch.from_numpy(code_cases / (code_cases + rarer)).float()
 
 
+@torch.no_grad()
 def prepared_rows(
-    context: Context, code: SharedCode, networks: Collection[str], cases: Sequence[PreparedCase]
+    context: Context, code: SharedCode, networks: Collection[str], cases: Sequence[PreparedCase], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """`code_rows` of preprocessed cases, by the views that have a network: (cases, views, width) and (cases, views)."""
-    found = []
-    for case in cases:
-        images = {
-            view: [open_array(context.prepared(view) / f"{series.name}.b2nd")[:] for series in case.of_view(view)]
-            for view in code.views
-            if view in networks
-        }
-        found.append(code_rows(code, images, context.plan))
-    if not found:
-        return torch.zeros((0, len(code.views), code.width)), torch.zeros((0, len(code.views)), dtype=torch.bool)
-    return torch.cat([rows for rows, _ in found]), torch.cat([present for _, present in found])
+    rows, present = torch.zeros((len(cases), len(code.views), code.width)), torch.zeros((len(cases), len(code.views)))
+    for number, view in enumerate(code.views):
+        named = [(row, one.name) for row, case in enumerate(cases) for one in case.of_view(view) if view in networks]
+        part, prepared = code.part(view).to(device), context.prepared(view)
+        for first in range(0, len(named), AT_ONCE):
+            some = named[first : first + AT_ONCE]
+            tiles = [shrunk(one_tile(open_array(prepared / f"{name}.b2nd")[:], context.plan, view)) for _, name in some]
+            at = torch.tensor([row for row, _ in some])
+            rows[:, number].index_add_(0, at, part(torch.cat(tiles).to(device)).cpu())
+            present[:, number].index_add_(0, at, torch.ones(len(at)))
+        part.cpu()
+    return rows / present.clamp(min=1)[:, :, None], present > 0
 
 
 def fit_regressions(network: CodeDiagnosis, rows: Tensor, present: Tensor, truth: np.ndarray) -> None:

@@ -54,12 +54,18 @@ def load_diagnosis(path: Path, plan: Plan, view: str, device: torch.device) -> D
 @torch.no_grad()
 def embed_volume(network: DiagnosisNetwork, tiles: Sequence[np.ndarray], plan: Plan, view: str) -> Tensor:
     """One series as tiles (1, z, y, x) -> (labels, width), under the fixed noise."""
-    device = next(network.parameters()).device
-    batch = torch.from_numpy(np.stack(tiles)).to(device)
-    owner = torch.zeros(len(batch), dtype=torch.long, device=device)
-    x_t = noised(network.placed(batch, owner), network.choice.time_step, plan.views[view].diffusion)
+    batch = torch.from_numpy(np.stack(tiles))
+    return embed_tiles(network, batch, torch.zeros(len(batch), dtype=torch.long), 1, plan, view)[0]
+
+
+@torch.no_grad()
+def embed_tiles(network: DiagnosisNetwork, tiles: Tensor, owner: Tensor, series: int, plan: Plan, view: str) -> Tensor:
+    """Tiles (n, 1, z, y, x) and the series of each (n,) -> (series, labels, width) on the network's device."""
+    device = network.head.weight.device
+    tiles, owner = tiles.to(device), owner.to(device)
+    x_t = noised(network.placed(tiles, owner), network.choice.time_step, plan.views[view].diffusion)
     with autocast(device):
-        return network.embed(x_t, owner, 1)[0].float()
+        return network.embed(x_t, owner, series).float()
 
 
 @torch.inference_mode()

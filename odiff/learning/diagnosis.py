@@ -9,14 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from odiff.data.batches import BatchSource, DiagnosisBatches, DiagnosisItem, whole_view
+from odiff.data.batches import BatchSource, DiagnosisBatches, DiagnosisItem
 from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
 from odiff.learning.clear_choice import AUTO, first_pooling
 from odiff.learning.context import Context
-from odiff.learning.diagnose import build_diagnosis, build_head, embed_volume, load_diagnosis, stored_choice
+from odiff.learning.diagnose import (
+    build_diagnosis,
+    build_head,
+    load_diagnosis,
+    stored_choice,
+)
 from odiff.learning.diagnosis_data import items_of, prior_logits, targets_of
 from odiff.learning.diagnosis_scores import masked_bce, write_scores
+from odiff.learning.embedding import embed_series, series_at_once
 from odiff.learning.features import noised, step_noise
 from odiff.learning.inner_folds import fit_head
 from odiff.learning.pooling_choice import choose_pooling
@@ -33,6 +39,7 @@ from odiff.network.backbone import Backbone, build_backbone
 from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice, unused_backbone
 from odiff.network.heads import ATTENTION, DiagnosisHead
 from odiff.plan import DiagnosisRecipe, Plan, to_plain
+from odiff.training.graphs import record_diagnosis
 from odiff.training.loop import TrainingState, Validate, start_state, train
 from odiff.training.run_folder import RunFolder
 
@@ -85,9 +92,9 @@ def train_diagnosis(
     loop = fine_tuning_loop("diagnosis", recipe, settings, accumulate=1)
     groups = {name: [p for p in members if p.requires_grad] for name, members in parameter_groups(network).items()}
     state = start_state(network, groups, loop)
-    source = BatchSource(
-        context.prepared(view), view_plan, recipe.augmentation, (), min(recipe.batch_size, len(items)), settings.seed
-    )
+    batch_size = min(recipe.batch_size, len(items))
+    record_diagnosis(_network(state.network), (batch_size, 1, *view_plan.patch_zyx), settings.device)
+    source = BatchSource(context.prepared(view), view_plan, recipe.augmentation, (), batch_size, settings.seed)
 
     def loss(network: nn.Module, batch: DiagnosisBatch, number: int) -> Tensor:
         tiles, owner, targets = batch
@@ -115,7 +122,7 @@ def _cached(
     fit_template(network, prepared, items, view_plan)
     if not recipe.head_steps and network.choice.pooling != ATTENTION:
         return None
-    return cache_features(network, prepared, items, view_plan, settings.device)
+    return cache_features(network, prepared, items, view_plan, series_at_once(network, context.plan))
 
 
 def _choose_pooling(
@@ -194,12 +201,15 @@ def _probe(
     return choose_features(backbone, prepared, items[:limit], patients[:limit], view_plan, settings.device)
 
 
-def case_logits(network: DiagnosisNetwork, prepared: Path, series: Sequence[str], plan: Plan, view: str) -> np.ndarray:
-    """The mean logits (labels,) over the series of a case."""
-    patch = plan.views[view].patch_zyx
-    embedded = [embed_volume(network, whole_view(prepared, name, patch), plan, view) for name in series]
-    logits = [network.head.classify(one[None])[0].detach().float().cpu().numpy() for one in embedded]
-    return np.mean(logits, axis=0)
+@torch.no_grad()
+def case_logits(
+    network: DiagnosisNetwork, prepared: Path, cases: Sequence[PreparedCase], plan: Plan, view: str
+) -> np.ndarray:
+    """Logits (cases, labels), the mean over the series of each case, which all have the view."""
+    names = [[one.name for one in case.of_view(view)] for case in cases]
+    embedded = embed_series(network, prepared, [name for some in names for name in some], plan, view)
+    logits = network.head.classify(embedded.to(network.head.weight)).float().cpu()
+    return np.array([one.mean(dim=0).numpy() for one in logits.split([len(some) for some in names])])
 
 
 def validate_diagnosis(
@@ -208,11 +218,9 @@ def validate_diagnosis(
     """Predict the validation cases; write predictions.csv and summary.json."""
     network = load_diagnosis(run.checkpoint("final"), context.plan, view, settings.device)
     prepared = context.prepared(view)
-    logits = [
-        case_logits(network, prepared, [s.name for s in case.of_view(view)], context.plan, view) for case in cases
-    ]
+    logits = case_logits(network, prepared, cases, context.plan, view)
     few = run.read_config().get("not_computable", {})
-    return write_scores(run.validation, cases, np.array(logits), context.plan.diagnoses, settings.seed, few)
+    return write_scores(run.validation, cases, logits, context.plan.diagnoses, settings.seed, few)
 
 
 def _watcher(context: Context, view: str, cases: Sequence[PreparedCase]) -> Validate:
@@ -222,9 +230,7 @@ def _watcher(context: Context, view: str, cases: Sequence[PreparedCase]) -> Vali
 
     def watch(state: TrainingState) -> dict[str, float]:
         network = _network(state.average)
-        logits = np.array(
-            [case_logits(network, prepared, [s.name for s in c.of_view(view)], plan, view) for c in cases]
-        )
+        logits = case_logits(network, prepared, cases, plan, view)
         loss = float(masked_bce(torch.from_numpy(logits), torch.from_numpy(truth)))
         auroc = macro_score("auroc", truth, logits)
         return {"score": -loss, "watched_loss": loss, **({} if auroc is None else {"auroc": auroc})}

@@ -8,15 +8,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from odiff.data.batches import whole_view
 from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
 from odiff.learning.clear_choice import AUTO
 from odiff.learning.code_diagnosis import load_code, prepared_rows, train_code_diagnosis
 from odiff.learning.code_model import CODE, load_code_diagnosis
 from odiff.learning.context import FUSED, Context
-from odiff.learning.diagnose import embed_volume, load_diagnosis, load_fusion
+from odiff.learning.diagnose import load_diagnosis, load_fusion
 from odiff.learning.diagnosis_scores import truth_of, write_scores
+from odiff.learning.embedding import embed_series
 from odiff.learning.fusion_batches import (
     EMA_DECAY,
     GRADIENT_CLIP,
@@ -69,14 +69,13 @@ def embed_cases(
     embedded: dict[str, Tensor] = {}
     present = torch.zeros((len(cases), len(networks)), dtype=torch.bool)
     for number, (view, network) in enumerate(networks.items()):
-        patch, prepared = context.plan.views[view].patch_zyx, context.prepared(view)
+        seen = [row for row, case in enumerate(cases) if case.of_view(view)]
+        names = [[one.name for one in cases[row].of_view(view)] for row in seen]
+        flat = [name for some in names for name in some]
+        of_series = embed_series(network, context.prepared(view), flat, context.plan, view)
         rows = torch.zeros((len(cases), *network.head.weight.shape))
-        for row, case in enumerate(cases):
-            series = case.of_view(view)
-            if series:
-                tiles = [whole_view(prepared, one.name, patch) for one in series]
-                rows[row] = torch.stack([embed_volume(network, t, context.plan, view).cpu() for t in tiles]).mean(dim=0)
-                present[row, number] = True
+        for row, some in zip(seen, of_series.split([len(some) for some in names]), strict=True):
+            rows[row], present[row, number] = some.mean(dim=0), True
         embedded[view] = rows
     return EmbeddedCases(embedded, present)
 
@@ -152,7 +151,7 @@ def train_fusion(
             embedded = embed_cases(context, networks, kept) if is_gated else cases
             with torch.no_grad():
                 images = trained(embedded.embedded, embedded.present)
-            shares = train_code_diagnosis(context, run, code, networks, kept, images, meta)
+            shares = train_code_diagnosis(context, run, code, networks, kept, images, meta, settings.device)
         run.write_config(run.read_config() | {"code_from": str(code) if code else None, "code_shares": shares})
     return run
 
@@ -195,7 +194,7 @@ def validate_fusion(
             add_gates(run.validation, gate_table([case.name for case in kept], diagnoses, fusion.heads.views, weights))
     if run.checkpoint(CODE).exists():
         code = load_code_diagnosis(run.checkpoint(CODE), context.plan)
-        rows, there = prepared_rows(context, code.code, fusion.heads.views, kept)
+        rows, there = prepared_rows(context, code.code, fusion.heads.views, kept, settings.device)
         logits = code.mix(torch.from_numpy(logits), rows, there).numpy()
     few = run.read_config().get("not_computable", {})
     return write_scores(run.validation, kept, logits, diagnoses, settings.seed, few)

@@ -63,7 +63,7 @@ def train_tabular(
     images, truth, patients = fused_logits(fusion, inner), truth_of(kept, plan.diagnoses), [one.patient for one in kept]
     if fused.checkpoint(CODE).exists():
         code = load_code_diagnosis(fused.checkpoint(CODE), plan)
-        rows, there = prepared_rows(context, code.code, fusion.heads.views, kept)
+        rows, there = prepared_rows(context, code.code, fusion.heads.views, kept, settings.device)
         images = held_out_mix(code, images, rows, there, truth, patients)
     table_rows = [case.tabular for case in kept]
     model = learn_tabular(images.numpy(), truth, table_rows, patients, plan.tabular, plan.fusion, settings.seed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from odiff.data.batches import DiagnosisItem, whole_view
+from odiff.data.batches import DiagnosisItem, whole_view, whole_views
 from odiff.learning.diagnosis_scores import masked_bce
 from odiff.learning.features import noised
 from odiff.network.diagnosis import DiagnosisNetwork, mean_by_owner
@@ -45,26 +45,24 @@ def fit_template(network: DiagnosisNetwork, folder: Path, items: Sequence[Diagno
 
 @torch.no_grad()
 def cache_features(
-    network: DiagnosisNetwork, folder: Path, items: Sequence[DiagnosisItem], plan: ViewPlan, device: torch.device,
-    most: int = CASES,
+    network: DiagnosisNetwork, folder: Path, items: Sequence[DiagnosisItem], plan: ViewPlan, at_once: int, most: int = CASES
 ) -> CachedFeatures:  # fmt: skip
-    """Features of the first series of up to `most` cases, pooled to the head's grid."""
-    kept = items[:most]
+    """Features of the first series of up to `most` cases, pooled to the head's grid; `at_once` are brought to the template together."""
+    kept, device = items[:most], network.head.weight.device
     blocks: dict[str, list[Tensor]] = {name: [] for name in network.choice.blocks}
-    owner: list[int] = []
+    owners: list[Tensor] = []
     network.backbone.eval()
-    for number, item in enumerate(kept):
-        tiles = torch.from_numpy(np.stack(whole_view(folder, item.series[0], plan.patch_zyx))).to(device)
-        alone = torch.zeros(len(tiles), dtype=torch.long, device=device)
-        x_t = noised(network.placed(tiles, alone), network.choice.time_step, plan.diffusion)
-        t = torch.full((len(tiles),), network.choice.time_step, device=device)
-        with autocast(device):
-            found = network.backbone.features(x_t, t, network.last)
-        for name, rows in blocks.items():
-            rows.append(_pooled(found[name]).half().cpu())
-        owner += [number] * len(tiles)
+    for numbers, tiles, owner in whole_views(folder, [item.series[0] for item in kept], plan.patch_zyx, at_once):
+        placed = network.placed(tiles.to(device), owner.to(device))
+        for x_t in noised(placed, network.choice.time_step, plan.diffusion).split(network.tiles_at_once):
+            t = torch.full((len(x_t),), network.choice.time_step, device=device)
+            with autocast(device):
+                found = network.backbone.features(x_t, t, network.last)
+            for name, rows in blocks.items():
+                rows.append(_pooled(found[name]).half().cpu())
+        owners.append(owner + numbers.start)
     targets = torch.tensor([item.targets for item in kept], dtype=torch.float32)
-    return CachedFeatures({name: torch.cat(rows) for name, rows in blocks.items()}, torch.tensor(owner), targets)
+    return CachedFeatures({name: torch.cat(rows) for name, rows in blocks.items()}, torch.cat(owners), targets)
 
 
 def _pooled(features: Tensor) -> Tensor:
@@ -81,6 +79,7 @@ def fit_norms(head: DiagnosisHead, cached: CachedFeatures) -> None:
 def warm_up_head(head: DiagnosisHead, cached: CachedFeatures, recipe: DiagnosisRecipe, seed: int) -> None:
     """Train a head for `recipe.head_steps` on cached features, shifted by up to one cell at random."""
     device = head.weight.device
+    near = _near(cached.blocks, device)
     optimiser = torch.optim.AdamW(head.parameters(), lr=recipe.head_rate, weight_decay=recipe.weight_decay)
     head.train()
     for step in range(recipe.head_steps):
@@ -90,7 +89,7 @@ def warm_up_head(head: DiagnosisHead, cached: CachedFeatures, recipe: DiagnosisR
         place = {int(case): index for index, case in enumerate(cases)}
         owner = torch.tensor([place[int(cached.owner[tile])] for tile in tiles], device=device)
         shifts = tuple(int(s) for s in rng.integers(-1, 2, 3))
-        blocks = {n: torch.roll(rows[tiles].float(), shifts, (2, 3, 4)).to(device) for n, rows in cached.blocks.items()}
+        blocks = {n: torch.roll(rows[tiles].float(), shifts, (2, 3, 4)).to(device) for n, rows in near.items()}
         logits = head.classify(mean_by_owner(head.embed(blocks), owner, len(cases)))
         loss = masked_bce(logits, cached.targets[cases].to(device))
         for group in optimiser.param_groups:
@@ -98,6 +97,18 @@ def warm_up_head(head: DiagnosisHead, cached: CachedFeatures, recipe: DiagnosisR
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+
+
+def _near(blocks: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The blocks on a GPU, unless they would take more than a quarter of what is free there."""
+    if device.type != "cuda":
+        return blocks
+    size = sum(rows.numel() * rows.element_size() for rows in blocks.values())
+    return (
+        {name: rows.to(device) for name, rows in blocks.items()}
+        if 4 * size < torch.cuda.mem_get_info(device)[0]
+        else blocks
+    )
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from odiff.network.backbone import block_shapes, blocks_of, build_backbone, parameters_behind
+from odiff.network.backbone import Backbone, block_shapes, blocks_of, build_backbone, parameters_behind
 from odiff.network.heads import ATTENTION, DiagnosisHead
 from odiff.network.registration import Registration
 from odiff.plan.schema import NetworkPlan, Triple
@@ -40,11 +40,12 @@ class DiagnosisNetwork(nn.Module):
         super().__init__()
         self.choice = choice
         self.backbone = build_backbone(plan)
-        has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.backbone.modules())
-        self.tiles_at_once = None if has_batch_norm else tiles_at_once
+        self.has_batch_norm = any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in self.backbone.modules())
+        self.tiles_at_once = tiles_at_once
         self.head = diagnosis_head(plan, patch_zyx, labels, choice, dropout)
         self.last = max(choice.blocks, key=list(blocks_of(plan)).index)
         self.registration = Registration(patch_zyx) if is_registered else None
+        self.recorded: tuple[TileEmbedding, torch.Size] | None = None
 
     def placed(self, tiles: Tensor, owner: Tensor) -> Tensor:
         """Tiles (n, 1, z, y, x) before any noise; those that are a whole case are moved onto the template.
@@ -65,15 +66,22 @@ class DiagnosisNetwork(nn.Module):
 
         `owner` (n,) holds the number of the case of each tile. More than `tiles_at_once` are taken in turn, and computed again for
         the backward pass, so that volumes of many tiles take no more memory than as many cases of one tile; a batch norm, which
-        only MONAI's networks have, must see all of them at once.
+        only MONAI's networks have, must see all of them at once while it learns.
         """
-        pieces = x_t.split(self.tiles_at_once or len(x_t))
+        pieces = x_t.split(len(x_t) if self.has_batch_norm and self.training else self.tiles_at_once)
+        if self.recorded and self.training and torch.is_grad_enabled() and x_t.shape == self.recorded[1]:
+            t = torch.full((len(x_t),), self.choice.time_step, device=x_t.device)
+            return mean_by_owner(self.recorded[0](x_t, t), owner, cases)
         is_recomputed = torch.is_grad_enabled() and len(pieces) > 1
         embedded = [
             checkpoint(self._embed_tiles, piece, use_reentrant=False) if is_recomputed else self._embed_tiles(piece)
             for piece in pieces
         ]
         return mean_by_owner(torch.cat(embedded), owner, cases)
+
+    def tile_embedding(self) -> "TileEmbedding":
+        """What `embed` does with tiles, with the same weights; as `recorded` it takes over where the shape is that of its recording."""
+        return TileEmbedding(self.backbone, self.head, self.last)
 
     def _embed_tiles(self, x_t: Tensor) -> Tensor:
         t = torch.full((len(x_t),), self.choice.time_step, device=x_t.device)
@@ -82,6 +90,18 @@ class DiagnosisNetwork(nn.Module):
     def forward(self, x_t: Tensor, owner: Tensor, cases: int) -> Tensor:
         """Logits (cases, labels)."""
         return self.head.classify(self.embed(x_t, owner, cases))
+
+
+class TileEmbedding(nn.Module):
+    """The part of a `DiagnosisNetwork` that is the same for every batch of a shape, and can be recorded."""
+
+    def __init__(self, backbone: Backbone, head: DiagnosisHead, last: str) -> None:
+        super().__init__()
+        self.backbone, self.head, self.last = backbone, head, last
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Noised tiles (n, 1, z, y, x) at time steps t (n,) -> (n, labels, width)."""
+        return self.head.embed(self.backbone.features(x_t, t, self.last)).float()
 
 
 def mean_by_owner(tiles: Tensor, owner: Tensor, cases: int) -> Tensor:

@@ -8,6 +8,7 @@ import logging
 import torch
 from torch import nn
 
+from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.paper import PaperUNet
 from odiff.network.segmentation import SegmentationNetwork
 from odiff.network.unet import UNet
@@ -27,7 +28,22 @@ def record(network: nn.Module, shape: tuple[int, ...], device: torch.device, acc
     ----------
     shape : of x, (b, 1, z, y, x), the same in every pass; t is (b,) int64.
     """
-    if device.type != "cuda" or accumulate > 1 or not isinstance(network, KNOWN):
+    if accumulate > 1 or not isinstance(network, KNOWN):
+        return False
+    return _is_recorded(network, shape, device)
+
+
+def record_diagnosis(network: DiagnosisNetwork, shape: tuple[int, ...], device: torch.device) -> bool:
+    """As `record`, of what a diagnosis network does with batches of tiles of a shape; batches of more tiles stay as they were."""
+    passes = network.tile_embedding()
+    if not _is_recorded(passes, shape, device):
+        return False
+    network.recorded = passes, torch.Size(shape)
+    return True
+
+
+def _is_recorded(network: nn.Module, shape: tuple[int, ...], device: torch.device) -> bool:
+    if device.type != "cuda":
         return False
     x, t = torch.zeros(shape, device=device), torch.zeros(shape[0], dtype=torch.long, device=device)
     dtype, before = precision_of(device).dtype, network.training

@@ -36,5 +36,5 @@ def test_looks_that_share_what_is_computed_are_those_of_predictors_alone(planned
         rows = case_rows(images, table, predictor.plan)
         for case, members in by_case(find_series(images, predictor.plan)):
             alone = predictor.diagnose(CaseImages(volumes_of(members, set(views)), rows[case].laterality))
-            assert found[name][case] == pytest.approx(alone.probabilities, abs=1e-6)
+            assert found[name][case] == pytest.approx(alone.probabilities, abs=2e-3)  # bfloat16, many at once
     assert found["fused"] != found["without_axial"]

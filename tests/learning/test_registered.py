@@ -12,6 +12,7 @@ from odiff.learning import diagnosis
 from odiff.learning.context import open_context
 from odiff.learning.diagnose import build_diagnosis, embed_volume, load_diagnosis
 from odiff.learning.diagnosis_data import items_of
+from odiff.learning.embedding import embed_series
 from odiff.learning.run import RunSettings
 from odiff.learning.subsets import share_of
 from odiff.learning.warm_up import cache_features, fit_template
@@ -65,15 +66,25 @@ def apart(one, other):
 def test_a_moved_volume_has_the_features_and_the_embedding_of_the_one_in_place(context, items, network, twice):
     plan = context.plan.views["axial"]
     at = [replace(items[0], series=(name,)) for name in ("home", "away")]
-    found = cache_features(network, twice, at, plan, CPU).blocks["encoder_0"]
+    found = cache_features(network, twice, at, plan, 2).blocks["encoder_0"]
     assert apart(*found) < NEAR
     home, away = (
         embed_volume(network, whole_view(twice, n, plan.patch_zyx), context.plan, "axial") for n in ("home", "away")
     )
     assert apart(home, away) < NEAR
     network.registration = None
-    unmoved = cache_features(network, twice, at, plan, CPU).blocks["encoder_0"]
+    unmoved = cache_features(network, twice, at, plan, 2).blocks["encoder_0"]
     assert apart(*unmoved) > 20 * NEAR
+
+
+def test_series_embedded_together_are_as_those_embedded_alone(context, network):
+    plan, prepared = context.plan, context.prepared("axial")
+    names = [case.of_view("axial")[0].name for case in context.dataset.cases]
+    together = embed_series(network, prepared, names, plan, "axial")
+    patch = plan.views["axial"].patch_zyx
+    alone = torch.stack([embed_volume(network, whole_view(prepared, n, patch), plan, "axial") for n in names])
+    assert len(names) > plan.diagnosis.batch_size  # more than one batch of them
+    assert apart(together, alone) < 0.1 * apart(alone[0], alone[1])  # bfloat16 rounds
 
 
 def test_training_sees_moved_volumes_and_keeps_the_template(context, tmp_path, monkeypatch):
@@ -90,7 +101,8 @@ def test_training_sees_moved_volumes_and_keeps_the_template(context, tmp_path, m
     run = diagnosis.train_diagnosis(
         context, "axial", "0", cases, (), tmp_path / "run", None, RunSettings(0, CPU, 0), share
     )
-    assert len(seen) == len(cases) + 2  # each case once in the warm-up, then one batch a step
+    warm_up = seen[:-2]  # before one batch a step
+    assert sum(warm_up) == len(cases) and max(warm_up) == context.plan.diagnosis.batch_size
     trained = load_diagnosis(run.checkpoint("final"), context.plan, "axial", CPU)
     assert trained.registration.template.any()
     norms = [pool.channel_norm for pool in trained.head.pools.values()]

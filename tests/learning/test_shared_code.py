@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,23 @@ from sklearn.linear_model import LogisticRegression
 
 from odiff.data.index import PreparedCase, PreparedSeries
 from odiff.data.sliding_window import AIR
+from odiff.data.store import open_array
 from odiff.errors import CheckpointError, DatasetError, UsageError
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.geometry import read_volume
 from odiff.inference.predictor import CaseImages, Predictor
 from odiff.learning import shared_code
 from odiff.learning.agreement import agreeing_directions, choose_components, learn_maps, whiten, whiten_views
-from odiff.learning.code_diagnosis import code_shares, find_code, fit_regressions, held_out_mix, match_spread
-from odiff.learning.code_model import build_code, code_rows, one_tile
+from odiff.learning.code_diagnosis import (
+    code_shares,
+    find_code,
+    fit_regressions,
+    held_out_mix,
+    match_spread,
+    prepared_rows,
+)
+from odiff.learning.code_model import build_code, code_rows, one_tile, volume_code
+from odiff.learning.context import open_context
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import RunSettings
 from odiff.learning.shared_code import agreeing_cases
@@ -220,10 +230,33 @@ def test_series_of_one_view_are_averaged(planned, rng):
         count = len(code.part(view).mean)
         code.part(view).take(torch.zeros(count), torch.from_numpy(rng.normal(size=(count, 3))))
     first, second = (rng.normal(size=plan.views["axial"].patch_zyx).astype(np.float32) for _ in range(2))
-    rows, present = code_rows(code, {"axial": [first, second]}, plan)
-    alone = [code_rows(code, {"axial": [one]}, plan)[0] for one in (first, second)]
-    assert torch.allclose(rows, (alone[0] + alone[1]) / 2, atol=1e-5) and present.tolist() == [[False, True]]
+    rows, present = code_rows(
+        code, {"axial": [first, second]}, lambda image, view: volume_code(code, image, plan, view)
+    )
+    alone = [volume_code(code, one, plan, "axial") for one in (first, second)]
+    assert torch.allclose(rows[0, 1], (alone[0] + alone[1]) / 2, atol=1e-5) and present.tolist() == [[False, True]]
     assert not rows[0, 0].any()
+
+
+def test_codes_of_many_cases_are_those_of_each_case_alone(planned, tmp_path, rng):
+    context = open_context(planned / "preprocessed", tmp_path, "Dataset001_Knee")
+    code = build_code(context.plan, ["sagittal", "axial"], 3)
+    for view in code.views:
+        part = code.part(view)
+        part.take(torch.zeros(len(part.mean)), torch.from_numpy(rng.normal(size=(len(part.mean), 3))))
+    cases = [
+        *context.dataset.cases[:3],
+        replace(context.dataset.cases[0], series=context.dataset.cases[0].of_view("axial")),
+    ]
+    rows, present = prepared_rows(context, code, code.views, cases, torch.device("cpu"))
+    for number, case in enumerate(cases):
+        images = {
+            view: [open_array(context.prepared(view) / f"{one.name}.b2nd")[:] for one in case.of_view(view)]
+            for view in code.views
+        }
+        alone, there = code_rows(code, images, lambda image, view: volume_code(code, image, context.plan, view))
+        assert torch.allclose(rows[number], alone[0], atol=1e-3) and torch.equal(present[number], there[0])
+    assert present[-1].tolist() == [False, True] and rows[0].any()
 
 
 def test_a_volume_of_any_size_becomes_its_middle_with_air_around_it(planned):

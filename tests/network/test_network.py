@@ -198,3 +198,19 @@ def test_rare_classes_weigh_by_the_root_of_their_share():
     loss0, loss1 = torch.log1p(torch.exp(torch.tensor(1.0))), torch.log1p(torch.exp(torch.tensor(-1.0)))
     expected = (96**0.5 * loss0 + 4**0.5 * loss1) / (96**0.5 + 4**0.5)
     assert torch.allclose(cross_entropy(logits, classes), expected)
+
+
+def test_a_recorded_part_takes_over_for_its_shape_while_training():
+    torch.manual_seed(0)
+    network, owner = DiagnosisNetwork(PLAN, PATCH, 3, FeatureChoice(10, ("mid",)), 0.0), torch.tensor([0, 1, 1])
+    x, calls, names = torch.randn(3, 1, *PATCH), [], list(network.state_dict())
+    plain = network(x, owner, 2)
+    part = network.tile_embedding()
+    part.register_forward_hook(lambda *_: calls.append(1))
+    network.recorded = part, x.shape
+    assert torch.allclose(network(x, owner, 2), plain, atol=1e-5) and len(calls) == 1
+    network(x[:2], owner[:2], 2)
+    with torch.no_grad():
+        network(x, owner, 2)
+    network.eval()(x, owner, 2)
+    assert len(calls) == 1 and list(network.state_dict()) == names

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 
+from odiff.network.diagnosis import DiagnosisNetwork, FeatureChoice
 from odiff.network.segmentation import SegmentationNetwork
 from odiff.network.unet import UNet
 from odiff.plan import NetworkPlan
-from odiff.training.graphs import record
+from odiff.training.graphs import record, record_diagnosis
 from odiff.training.loop import LoopSettings, start_state, update
 from odiff.training.precision import fix_precision
 
@@ -54,3 +55,29 @@ def test_only_what_a_gpu_trains_pass_by_pass_is_recorded():
     assert not record(network, SHAPE, torch.device("cuda"), 2)
     assert not record(torch.nn.Conv3d(1, 1, 1), SHAPE, torch.device("cuda"), 1)
     assert "forward" not in vars(network)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_recorded_diagnosis_has_the_gradients_of_one_that_is_not():
+    torch.manual_seed(0)
+    device, owner = torch.device("cuda"), torch.tensor([0, 1], device="cuda")
+    network = DiagnosisNetwork(PLAN, SHAPE[2:], 3, FeatureChoice(10, ("mid",)), 0.0).to(device)
+    twin, found = copy.deepcopy(network), []
+    try:
+        fix_precision("float32", device)
+        assert record_diagnosis(twin, SHAPE, device)
+        for number in range(2):
+            x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(number)).to(device)
+            for one in (network, twin):
+                one.zero_grad(set_to_none=True)
+                one(x, owner, 2).square().sum().backward()
+                found.append(torch.cat([p.grad.flatten() for p in one.parameters() if p.grad is not None]))
+    finally:
+        fix_precision("auto", device)
+    assert torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-4)
+    assert torch.allclose(found[2], found[3], rtol=1e-3, atol=1e-4)
+
+
+def test_diagnosis_is_not_recorded_on_a_cpu():
+    network = DiagnosisNetwork(PLAN, SHAPE[2:], 3, FeatureChoice(10, ("mid",)), 0.0)
+    assert not record_diagnosis(network, SHAPE, torch.device("cpu")) and network.recorded is None

@@ -115,13 +115,14 @@ def fine_tune(
     """Fold 0 of a task for some views, and of their fusion where there are several and the task is diagnosis.
 
     What the views share is learnt from the cohort's own scans or not at all: features of another joint are tried alone.
-    Blocks, time steps and poolings are those that a run at another learning rate, `like`, chose: the rate has no part in that.
+    Blocks, time steps, poolings and fusions are those that a run at another learning rate, `like`, chose on pretrained features: the rate
+    has no part in that.
     """
     root = prepare(folder, job.cohort, job.recipe, like_of(job))
     changes = (*job.recipe.changes, *job.changes)
     own = results_folder(results, job.cohort, job.recipe, job.fraction)
     for view in trained_views(task, views):
-        if like and task == "diagnosis" and view != FUSED:
+        if like and task == "diagnosis":
             take_choices(like.task(view, task, FOLD), own.task(view, task, FOLD))
         start = "none"
         if is_pretrained(job, view):
