@@ -85,3 +85,9 @@ def test_a_rate_is_searched_from_the_plans_own_until_it_gets_worse(best, tried):
     assert asked == tried
     assert (row["rate"], learnt) == (best, f"learnt at {best:g}")
     assert list(row["tried"]) == [f"{rate:g}" for rate in tried]
+
+
+@pytest.mark.parametrize(("at_ten", "rate"), [(0.05, 10), (0.0, 1)])
+def test_what_has_learnt_nothing_is_given_higher_rates(at_ten, rate):
+    row, _ = best_rate(experiments()[-1], lambda one: (at_ten if one == 10 else 0.0, one))
+    assert row["rate"] == rate and list(row["tried"]) == ["1", "0.3", "3", "10"]

@@ -186,16 +186,18 @@ def best_rate(
 ) -> tuple[dict[str, Any], Learnt]:
     """The beginning of a row, and what `attempt` learnt at the rate with the best score on the validation patients.
 
-    From the plan's rate one goes down `LOWER` for as long as it gets better, and up `HIGHER` where a lower one was not.
+    From the plan's rate one goes down `LOWER` for as long as it gets better, and up `HIGHER`, where a lower one was not, for as long as it
+    gets no worse: what has learnt nothing needs a higher one.
     """
     tried: dict[float, tuple[float, Learnt]] = {1.0: attempt(1.0)}
     best = 1.0
     for way in (LOWER, HIGHER):
         for rate in way:
             tried[rate] = attempt(rate)
-            if tried[rate][0] <= tried[best][0]:
+            gain = tried[rate][0] - tried[best][0]
+            if gain < 0 or (gain == 0 and way is LOWER):
                 break
-            best = rate
+            best = rate if gain else best
         if best != 1:
             break
     scores = {f"{rate:g}": score for rate, (score, _) in tried.items()}
