@@ -176,14 +176,19 @@ def whole_view(folder: Path, name: str, patch_zyx: Sequence[int]) -> list[np.nda
 def whole_views(
     folder: Path, names: Sequence[str], patch_zyx: Sequence[int], at_once: int
 ) -> Iterator[tuple[range, Tensor, Tensor]]:
-    """The tiles of `whole_view` of many series, `at_once` series after another.
+    """The tiles of `whole_view` of many series, series after another until there are `at_once` tiles.
 
     Yields
     ------
     Which of `names` they are, their tiles (n, 1, z, y, x), and for each tile the place (n,) of its series among these.
     """
-    for first in range(0, len(names), at_once):
-        numbers = range(first, min(first + at_once, len(names)))
-        tiles = [whole_view(folder, names[number], patch_zyx) for number in numbers]
-        owner = torch.repeat_interleave(torch.arange(len(tiles)), torch.tensor([len(one) for one in tiles]))
-        yield numbers, torch.from_numpy(np.stack([tile for one in tiles for tile in one])), owner
+    tiles: list[np.ndarray] = []
+    owners: list[int] = []
+    first = 0
+    for number, name in enumerate(names):
+        some = whole_view(folder, name, patch_zyx)
+        tiles += some
+        owners += [number - first] * len(some)
+        if len(tiles) >= at_once or number == len(names) - 1:
+            yield range(first, number + 1), torch.from_numpy(np.stack(tiles)), torch.tensor(owners)
+            tiles, owners, first = [], [], number + 1

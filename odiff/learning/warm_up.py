@@ -47,7 +47,7 @@ def fit_template(network: DiagnosisNetwork, folder: Path, items: Sequence[Diagno
 def cache_features(
     network: DiagnosisNetwork, folder: Path, items: Sequence[DiagnosisItem], plan: ViewPlan, at_once: int, most: int = CASES
 ) -> CachedFeatures:  # fmt: skip
-    """Features of the first series of up to `most` cases, pooled to the head's grid; `at_once` are brought to the template together."""
+    """Features of the first series of up to `most` cases, on the head's grid; `at_once` tiles are registered together."""
     kept, device = items[:most], network.head.weight.device
     blocks: dict[str, list[Tensor]] = {name: [] for name in network.choice.blocks}
     owners: list[Tensor] = []

@@ -1,10 +1,14 @@
 """Training batches from preprocessed series."""
 
 import dataclasses
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from odiff.data.batches import (
     IGNORE,
@@ -13,9 +17,11 @@ from odiff.data.batches import (
     SegmentationBatches,
     centred_on_structure,
     class_indices,
+    whole_view,
+    whole_views,
 )
 from odiff.data.preprocessing import prepare
-from odiff.data.store import open_array, structure_places, write_prepared
+from odiff.data.store import open_array, structure_places, write_array, write_prepared
 from odiff.errors import DatasetError
 from odiff.experiment_planning import preprocess
 from odiff.experiment_planning.presets import read_preset
@@ -149,3 +155,18 @@ def test_the_stamp_knows_the_format_of_the_arrays(planned, monkeypatch):
     before = preprocess.preprocess_stamp(series, plan, False)
     monkeypatch.setattr(preprocess, "FORMAT", 1)
     assert preprocess.preprocess_stamp(series, plan, False) != before
+
+
+@given(st.lists(st.integers(1, 9), max_size=7), st.integers(1, 5))
+def test_series_are_taken_together_until_there_are_tiles_enough(depths, at_once):
+    with TemporaryDirectory() as folder:
+        for number, depth in enumerate(depths):
+            write_array(Path(folder) / f"s{number}.b2nd", np.full((2 * depth, 4, 4), number, np.float16))
+        names = [f"s{number}" for number in range(len(depths))]
+        found = list(whole_views(Path(folder), names, (4, 4, 4), at_once))
+        for numbers, tiles, owner in found:
+            alone = [whole_view(Path(folder), names[number], (4, 4, 4)) for number in numbers]
+            assert np.array_equal(tiles.numpy(), np.concatenate([np.stack(one) for one in alone]))
+            assert owner.tolist() == [place for place, one in enumerate(alone) for _ in one]
+            assert len(numbers) == 1 or sum(map(len, alone[:-1])) < at_once
+        assert [number for numbers, _, _ in found for number in numbers] == list(range(len(depths)))
