@@ -220,7 +220,7 @@ class Predictor:
         tiles = split_tiles(image, self.plan.views[view].patch_zyx)
         return embed_volume(self.models.diagnosis[view][fold], tiles, self.plan, view).cpu()
 
-    def _code(self, fold: str, image: np.ndarray, view: str) -> torch.Tensor:
+    def _code(self, fold: str, view: str, image: np.ndarray) -> torch.Tensor:
         """The shared code (width,) of a preprocessed volume (z, y, x), on the CPU."""
         return volume_code(self.models.code[fold].code, image, self.plan, view)
 

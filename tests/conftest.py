@@ -11,8 +11,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers that compute with every core each wait for one another; read when torch is imported, by commands they start too.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.phantom import write_phantom_dataset
+from odiff.training.precision import AUTO, fix_precision
 
 hypothesis.settings.register_profile("odiff", deadline=None)  # no example fails for being slow: the machine may be busy
 hypothesis.settings.load_profile("odiff")
@@ -43,3 +46,11 @@ def real_data():
     if not folder or not Path(folder).is_dir():
         pytest.skip("set ODIFF_TEST_DATA to the folder of real scans to run this test")
     return Path(folder)
+
+
+@pytest.fixture
+def in_float32():
+    """The same rounding on every processor."""
+    fix_precision("float32", torch.device("cpu"))
+    yield
+    fix_precision(AUTO, torch.device("cpu"))

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from odiff.data.augmentation import augment
 from odiff.data.labels import IGNORE
-from odiff.data.sliding_window import AIR, split_tiles
+from odiff.data.sliding_window import AIR, joined_tiles, split_tiles
 from odiff.data.store import open_array
 from odiff.plan import Augmentation, ViewPlan
 
@@ -182,13 +182,9 @@ def whole_views(
     ------
     Which of `names` they are, their tiles (n, 1, z, y, x), and for each tile the place (n,) of its series among these.
     """
-    tiles: list[np.ndarray] = []
-    owners: list[int] = []
-    first = 0
+    waiting: list[list[np.ndarray]] = []
     for number, name in enumerate(names):
-        some = whole_view(folder, name, patch_zyx)
-        tiles += some
-        owners += [number - first] * len(some)
-        if len(tiles) >= at_once or number == len(names) - 1:
-            yield range(first, number + 1), torch.from_numpy(np.stack(tiles)), torch.tensor(owners)
-            tiles, owners, first = [], [], number + 1
+        waiting.append(whole_view(folder, name, patch_zyx))
+        if sum(map(len, waiting)) >= at_once or number == len(names) - 1:
+            yield range(number + 1 - len(waiting), number + 1), *joined_tiles(waiting)
+            waiting = []

@@ -162,6 +162,12 @@ def split_tiles(image: np.ndarray, patch_zyx: Sequence[int]) -> list[np.ndarray]
     return [_cut(volume, tile, margin, AIR)[0].contiguous().numpy() for tile in tiles(full, patch_zyx, 1.0)]
 
 
+def joined_tiles(series: Sequence[Sequence[np.ndarray]]) -> tuple[Tensor, Tensor]:
+    """Tiles (1, z, y, x) of several series as one (n, 1, z, y, x), and for each the number of its series (n,)."""
+    owner = [number for number, some in enumerate(series) for _ in some]
+    return torch.from_numpy(np.stack([tile for some in series for tile in some])), torch.tensor(owner)
+
+
 def mirrored(predict: Predict, patch: Tensor, mirror_axes: Sequence[int]) -> Tensor:
     """The mean prediction over all combinations of mirrored axes, each turned back."""
     combinations: list[list[int]] = [[]]

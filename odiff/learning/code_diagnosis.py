@@ -16,16 +16,14 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from odiff.data.index import PreparedCase
-from odiff.data.store import open_array
 from odiff.errors import CheckpointError
-from odiff.learning.code_model import CODE, build_code, one_tile
+from odiff.learning.code_model import CODE, build_code
+from odiff.learning.code_volumes import small_volumes
 from odiff.learning.context import FUSED, Context
 from odiff.learning.diagnosis_scores import truth_of
 from odiff.learning.pretrained import ResultsFolder, named_checkpoint, results_of_dataset
 from odiff.learning.run import check_fit, plan_of_view
 from odiff.learning.subsets import FEWEST
-from odiff.network.bending import AT_ONCE
-from odiff.network.registration import shrunk
 from odiff.network.shared_code import CodeDiagnosis, SharedCode, set_number
 from odiff.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from odiff.training.run_folder import RunFolder
@@ -137,18 +135,18 @@ def prepared_rows(
     context: Context, code: SharedCode, networks: Collection[str], cases: Sequence[PreparedCase], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """`code_rows` of preprocessed cases, by the views that have a network: (cases, views, width) and (cases, views)."""
-    rows, present = torch.zeros((len(cases), len(code.views), code.width)), torch.zeros((len(cases), len(code.views)))
+    rows, count = torch.zeros((len(cases), len(code.views), code.width)), torch.zeros((len(cases), len(code.views)))
     for number, view in enumerate(code.views):
         named = [(row, one.name) for row, case in enumerate(cases) for one in case.of_view(view) if view in networks]
-        part, prepared = code.part(view).to(device), context.prepared(view)
-        for first in range(0, len(named), AT_ONCE):
-            some = named[first : first + AT_ONCE]
-            tiles = [shrunk(one_tile(open_array(prepared / f"{name}.b2nd")[:], context.plan, view)) for _, name in some]
-            at = torch.tensor([row for row, _ in some])
-            rows[:, number].index_add_(0, at, part(torch.cat(tiles).to(device)).cpu())
-            present[:, number].index_add_(0, at, torch.ones(len(at)))
+        if not named:
+            continue
+        at, names = zip(*named, strict=True)
+        part = code.part(view).to(device)
+        codes = torch.cat([part(small).cpu() for small in small_volumes(context, view, names, device)])
         part.cpu()
-    return rows / present.clamp(min=1)[:, :, None], present > 0
+        rows[:, number].index_add_(0, torch.tensor(at), codes)
+        count[:, number] = torch.bincount(torch.tensor(at), minlength=len(cases))
+    return rows / count.clamp(min=1)[:, :, None], count > 0
 
 
 def fit_regressions(network: CodeDiagnosis, rows: Tensor, present: Tensor, truth: np.ndarray) -> None:

@@ -37,7 +37,7 @@ def volume_code(code: SharedCode, image: np.ndarray, plan: Plan, view: str) -> T
 
 
 def code_rows(
-    code: SharedCode, images: Mapping[str, Sequence[np.ndarray]], read: Callable[[np.ndarray, str], Tensor]
+    code: SharedCode, images: Mapping[str, Sequence[np.ndarray]], read: Callable[[str, np.ndarray], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Preprocessed volumes of one case by view -> rows (1, views, width), the series of a view averaged, and which are there.
 
@@ -45,7 +45,7 @@ def code_rows(
     """
     rows, present = torch.zeros((1, len(code.views), code.width)), torch.zeros((1, len(code.views)), dtype=torch.bool)
     for number, view in enumerate(code.views):
-        if found := [read(image, view) for image in images.get(view, ())]:
+        if found := [read(view, image) for image in images.get(view, ())]:
             rows[0, number], present[0, number] = torch.stack(found).mean(dim=0), True
     return rows, present
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odiff.data.sliding_window import split_tiles
+from odiff.data.sliding_window import joined_tiles, split_tiles
 from odiff.errors import CheckpointError
 from odiff.learning.clear_choice import first_pooling
 from odiff.learning.features import noised
@@ -51,11 +51,9 @@ def load_diagnosis(path: Path, plan: Plan, view: str, device: torch.device) -> D
     return trained_network(lambda: build_diagnosis(plan, view, choice), checkpoint, device, is_compact=True)
 
 
-@torch.no_grad()
 def embed_volume(network: DiagnosisNetwork, tiles: Sequence[np.ndarray], plan: Plan, view: str) -> Tensor:
     """One series as tiles (1, z, y, x) -> (labels, width), under the fixed noise."""
-    batch = torch.from_numpy(np.stack(tiles))
-    return embed_tiles(network, batch, torch.zeros(len(batch), dtype=torch.long), 1, plan, view)[0]
+    return embed_tiles(network, *joined_tiles([tiles]), 1, plan, view)[0]
 
 
 @torch.no_grad()

@@ -14,15 +14,10 @@ from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
 from odiff.learning.clear_choice import AUTO, first_pooling
 from odiff.learning.context import Context
-from odiff.learning.diagnose import (
-    build_diagnosis,
-    build_head,
-    load_diagnosis,
-    stored_choice,
-)
+from odiff.learning.diagnose import build_diagnosis, build_head, load_diagnosis, stored_choice
 from odiff.learning.diagnosis_data import items_of, prior_logits, targets_of
 from odiff.learning.diagnosis_scores import masked_bce, write_scores
-from odiff.learning.embedding import embed_series, tiles_at_once
+from odiff.learning.embedding import embed_series
 from odiff.learning.features import noised, step_noise
 from odiff.learning.inner_folds import fit_head
 from odiff.learning.pooling_choice import choose_pooling
@@ -122,7 +117,7 @@ def _cached(
     fit_template(network, prepared, items, view_plan)
     if not recipe.head_steps and network.choice.pooling != ATTENTION:
         return None
-    return cache_features(network, prepared, items, view_plan, tiles_at_once(network, context.plan))
+    return cache_features(network, prepared, items, view_plan)
 
 
 def _choose_pooling(

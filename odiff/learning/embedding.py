@@ -16,15 +16,6 @@ from odiff.plan import Plan
 def embed_series(network: DiagnosisNetwork, prepared: Path, names: Sequence[str], plan: Plan, view: str) -> Tensor:
     """Preprocessed series of a folder, by name -> (series, labels, width) on the CPU, each as `embed_volume` embeds it."""
     found = torch.zeros((len(names), *network.head.weight.shape))
-    at_once = tiles_at_once(network, plan)
-    for numbers, tiles, owner in whole_views(prepared, names, plan.views[view].patch_zyx, at_once):
+    for numbers, tiles, owner in whole_views(prepared, names, plan.views[view].patch_zyx, network.read_at_once):
         found[numbers.start : numbers.stop] = embed_tiles(network, tiles, owner, len(numbers), plan, view).cpu()
     return found
-
-
-def tiles_at_once(network: DiagnosisNetwork, plan: Plan) -> int:
-    """How many tiles are brought to the template together: a GPU is waited for once a batch, however many it holds.
-
-    Those of a training step fit; without gradients several times as many do.
-    """
-    return plan.diagnosis.batch_size * (8 if network.head.weight.is_cuda else 1)

@@ -15,7 +15,6 @@ from odiff.data.index import PreparedCase
 from odiff.learning.context import Context
 from odiff.learning.diagnose import build_diagnosis, build_head
 from odiff.learning.diagnosis_data import items_of
-from odiff.learning.embedding import tiles_at_once
 from odiff.learning.inner_folds import out_of_fold_logits
 from odiff.learning.run import RunSettings
 from odiff.learning.transfer import load_backbone
@@ -64,5 +63,4 @@ def pretrained_features(
     network.to(settings.device)
     items, prepared = items_of(cases, view, plan.diagnoses), context.prepared(view)
     fit_template(network, prepared, items, plan.views[view])
-    at_once = tiles_at_once(network, plan)
-    return cache_features(network, prepared, items, plan.views[view], at_once, most=len(items))
+    return cache_features(network, prepared, items, plan.views[view], most=len(items))

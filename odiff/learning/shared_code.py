@@ -8,14 +8,13 @@ import numpy as np
 import torch
 
 from odiff.data.index import PreparedCase
-from odiff.data.store import open_array
 from odiff.errors import CheckpointError
 from odiff.learning.agreement import WIDTH, choose_components, learn_maps, whiten_views
-from odiff.learning.code_model import build_code, one_tile
+from odiff.learning.code_model import build_code
+from odiff.learning.code_volumes import small_volumes
 from odiff.learning.context import FUSED, Context
 from odiff.learning.run import RunSettings, describe_run
-from odiff.network.bending import AT_ONCE
-from odiff.network.registration import outlines, shrunk
+from odiff.network.registration import outlines
 from odiff.network.shared_code import ViewCode
 from odiff.training.checkpoint import save_checkpoint
 from odiff.training.run_folder import RunFolder
@@ -100,23 +99,12 @@ def view_cells(
 
     The template is of up to `TEMPLATE_CASES` cases, evenly spread, as hospitals often follow one another.
     """
-    prepared, plan = context.prepared(view), context.plan
     seen = [number for number, case in enumerate(cases) if case.of_view(view)]
-
-    def small(numbers: Sequence[int]) -> torch.Tensor:
-        names = [cases[number].of_view(view)[0].name for number in numbers]
-        volumes = (one_tile(open_array(prepared / f"{name}.b2nd")[:], plan, view) for name in names)
-        return torch.cat([shrunk(volume) for volume in volumes]).to(device)
-
+    names = [cases[number].of_view(view)[0].name for number in seen]
     part.to(device)
-    spread = seen[:: -(-len(seen) // TEMPLATE_CASES)]
-    part.registration.fit(torch.cat([outlines(small(numbers)) for numbers in _pieces(spread)]))
+    spread = names[:: -(-len(names) // TEMPLATE_CASES)]
+    part.registration.fit(torch.cat([outlines(small) for small in small_volumes(context, view, spread, device)]))
     found = np.zeros((len(cases), len(part.mean)), np.float32)
-    for numbers in _pieces(seen):
-        found[numbers] = part.cells(small(numbers)).cpu().numpy()
+    found[seen] = torch.cat([part.cells(small).cpu() for small in small_volumes(context, view, names, device)]).numpy()
     part.cpu()
     return found
-
-
-def _pieces(numbers: Sequence[int]) -> list[Sequence[int]]:
-    return [numbers[start : start + AT_ONCE] for start in range(0, len(numbers), AT_ONCE)]

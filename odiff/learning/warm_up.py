@@ -45,14 +45,16 @@ def fit_template(network: DiagnosisNetwork, folder: Path, items: Sequence[Diagno
 
 @torch.no_grad()
 def cache_features(
-    network: DiagnosisNetwork, folder: Path, items: Sequence[DiagnosisItem], plan: ViewPlan, at_once: int, most: int = CASES
+    network: DiagnosisNetwork, folder: Path, items: Sequence[DiagnosisItem], plan: ViewPlan, most: int = CASES
 ) -> CachedFeatures:  # fmt: skip
-    """Features of the first series of up to `most` cases, on the head's grid; `at_once` tiles are registered together."""
+    """Features of the first series of up to `most` cases, pooled to the head's grid."""
     kept, device = items[:most], network.head.weight.device
     blocks: dict[str, list[Tensor]] = {name: [] for name in network.choice.blocks}
     owners: list[Tensor] = []
     network.backbone.eval()
-    for numbers, tiles, owner in whole_views(folder, [item.series[0] for item in kept], plan.patch_zyx, at_once):
+    for numbers, tiles, owner in whole_views(
+        folder, [item.series[0] for item in kept], plan.patch_zyx, network.read_at_once
+    ):
         placed = network.placed(tiles.to(device), owner.to(device))
         for x_t in noised(placed, network.choice.time_step, plan.diffusion).split(network.tiles_at_once):
             t = torch.full((len(x_t),), network.choice.time_step, device=device)

@@ -47,6 +47,11 @@ class DiagnosisNetwork(nn.Module):
         self.registration = Registration(patch_zyx) if is_registered else None
         self.recorded: tuple[TileEmbedding, torch.Size] | None = None
 
+    @property
+    def read_at_once(self) -> int:
+        """How many tiles are brought to the template together without gradients: a GPU is waited for once a batch, of any size."""
+        return self.tiles_at_once * (8 if self.head.weight.is_cuda else 1)
+
     def placed(self, tiles: Tensor, owner: Tensor) -> Tensor:
         """Tiles (n, 1, z, y, x) before any noise; those that are a whole case are moved onto the template.
 
@@ -70,8 +75,7 @@ class DiagnosisNetwork(nn.Module):
         """
         pieces = x_t.split(len(x_t) if self.has_batch_norm and self.training else self.tiles_at_once)
         if self.recorded and self.training and torch.is_grad_enabled() and x_t.shape == self.recorded[1]:
-            t = torch.full((len(x_t),), self.choice.time_step, device=x_t.device)
-            return mean_by_owner(self.recorded[0](x_t, t), owner, cases)
+            return mean_by_owner(self.recorded[0](x_t, self._time(x_t)), owner, cases)
         is_recomputed = torch.is_grad_enabled() and len(pieces) > 1
         embedded = [
             checkpoint(self._embed_tiles, piece, use_reentrant=False) if is_recomputed else self._embed_tiles(piece)
@@ -84,8 +88,10 @@ class DiagnosisNetwork(nn.Module):
         return TileEmbedding(self.backbone, self.head, self.last)
 
     def _embed_tiles(self, x_t: Tensor) -> Tensor:
-        t = torch.full((len(x_t),), self.choice.time_step, device=x_t.device)
-        return self.head.embed(self.backbone.features(x_t, t, self.last)).float()
+        return self.tile_embedding()(x_t, self._time(x_t))
+
+    def _time(self, x_t: Tensor) -> Tensor:
+        return torch.full((len(x_t),), self.choice.time_step, device=x_t.device)
 
     def forward(self, x_t: Tensor, owner: Tensor, cases: int) -> Tensor:
         """Logits (cases, labels)."""

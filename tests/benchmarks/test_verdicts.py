@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from claim_parts.experiments import CLOCK, PRETRAIN, experiments
-from claim_parts.page import write_page
+from claim_parts.page import has_searched, write_page
 from claim_parts.statements import statements
 from claim_parts.verdicts import Claim, Term, calibration, contrast, macro_auroc, mean_dice
 
@@ -114,6 +114,7 @@ def test_every_statement_is_judged_on_rows_of_all_arms(tmp_path):
             "arm": experiment.arm,
             "seed": experiment.job.seed,
             "rate": 1.0,
+            "tried": {"1": 0.6, "0.3": 0.5, "3": 0.5},
         }
         rows[experiment.arm, experiment.job.seed] = row | {"seconds": {"fine_tuning": 1.0}, "scores": scores}
     rows[CLOCK.arm, 0] = {
@@ -138,3 +139,14 @@ def test_rows_of_other_patients_are_not_compared():
     rows["b", 1]["scores"]["same"]["cases"] = CASES[::-1]
     with pytest.raises(ValueError, match="b, seed 1: other test cases of same"):
         contrast(rows, [Term(1, "a"), Term(-1, "b")], mean_dice, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("rate", "tried", "expected"),
+    [
+        (1, (1, 0.3, 3), True), (3, (0.3, 1, 3, 10), True), (10, (1, 0.3, 3, 10), True), (0.03, (1, 0.3, 0.1, 0.03), True),
+        (0.3, (0.3, 1, 3), False), (3, (0.3, 1, 3), False), (1, (1,), False),
+    ],
+)  # fmt: skip
+def test_a_seed_has_searched_where_rates_on_both_sides_were_tried(rate, tried, expected):
+    assert has_searched({"rate": float(rate), "tried": {f"{one:g}": 0.5 for one in tried}}) is expected

@@ -66,25 +66,25 @@ def apart(one, other):
 def test_a_moved_volume_has_the_features_and_the_embedding_of_the_one_in_place(context, items, network, twice):
     plan = context.plan.views["axial"]
     at = [replace(items[0], series=(name,)) for name in ("home", "away")]
-    found = cache_features(network, twice, at, plan, 2).blocks["encoder_0"]
+    found = cache_features(network, twice, at, plan).blocks["encoder_0"]
     assert apart(*found) < NEAR
     home, away = (
         embed_volume(network, whole_view(twice, n, plan.patch_zyx), context.plan, "axial") for n in ("home", "away")
     )
     assert apart(home, away) < NEAR
     network.registration = None
-    unmoved = cache_features(network, twice, at, plan, 2).blocks["encoder_0"]
+    unmoved = cache_features(network, twice, at, plan).blocks["encoder_0"]
     assert apart(*unmoved) > 20 * NEAR
 
 
-def test_series_embedded_together_are_as_those_embedded_alone(context, network):
+def test_series_embedded_together_are_as_those_embedded_alone(context, network, in_float32):
     plan, prepared = context.plan, context.prepared("axial")
     names = [case.of_view("axial")[0].name for case in context.dataset.cases]
     together = embed_series(network, prepared, names, plan, "axial")
     patch = plan.views["axial"].patch_zyx
     alone = torch.stack([embed_volume(network, whole_view(prepared, n, patch), plan, "axial") for n in names])
     assert len(names) > plan.diagnosis.batch_size  # more than one batch of them
-    assert apart(together, alone) < 0.1 * apart(alone[0], alone[1])  # bfloat16 rounds
+    assert torch.allclose(together, alone, rtol=1e-4, atol=1e-4) and apart(alone[0], alone[1]) > 1e-2
 
 
 def test_training_sees_moved_volumes_and_keeps_the_template(context, tmp_path, monkeypatch):

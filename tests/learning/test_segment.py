@@ -15,7 +15,6 @@ from odiff.learning.segment import (
 )
 from odiff.network import segmentation
 from odiff.plan import read_plan
-from odiff.training.precision import AUTO, fix_precision
 
 CPU = torch.device("cpu")
 
@@ -31,14 +30,6 @@ def network_of(plan, seed):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     return network
-
-
-@pytest.fixture
-def in_float32():
-    """The same rounding on every processor."""
-    fix_precision("float32", CPU)
-    yield
-    fix_precision(AUTO, CPU)
 
 
 @pytest.mark.parametrize("slab_voxels", [1, 10**9])

@@ -231,7 +231,7 @@ def test_series_of_one_view_are_averaged(planned, rng):
         code.part(view).take(torch.zeros(count), torch.from_numpy(rng.normal(size=(count, 3))))
     first, second = (rng.normal(size=plan.views["axial"].patch_zyx).astype(np.float32) for _ in range(2))
     rows, present = code_rows(
-        code, {"axial": [first, second]}, lambda image, view: volume_code(code, image, plan, view)
+        code, {"axial": [first, second]}, lambda view, image: volume_code(code, image, plan, view)
     )
     alone = [volume_code(code, one, plan, "axial") for one in (first, second)]
     assert torch.allclose(rows[0, 1], (alone[0] + alone[1]) / 2, atol=1e-5) and present.tolist() == [[False, True]]
@@ -254,7 +254,7 @@ def test_codes_of_many_cases_are_those_of_each_case_alone(planned, tmp_path, rng
             view: [open_array(context.prepared(view) / f"{one.name}.b2nd")[:] for one in case.of_view(view)]
             for view in code.views
         }
-        alone, there = code_rows(code, images, lambda image, view: volume_code(code, image, context.plan, view))
+        alone, there = code_rows(code, images, lambda view, image: volume_code(code, image, context.plan, view))
         assert torch.allclose(rows[number], alone[0], atol=1e-3) and torch.equal(present[number], there[0])
     assert present[-1].tolist() == [False, True] and rows[0].any()
 

@@ -197,7 +197,8 @@ def best_rate(
             gain = tried[rate][0] - tried[best][0]
             if gain < 0 or (gain == 0 and way is LOWER):
                 break
-            best = rate if gain else best
+            if gain > 0:
+                best = rate
         if best != 1:
             break
     scores = {f"{rate:g}": score for rate, (score, _) in tried.items()}

@@ -1,21 +1,26 @@
 """Diagnosing the same patients by several models and with views missing, each scan prepared and embedded once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from odiff.data.sliding_window import split_tiles
+from odiff.data.sliding_window import joined_tiles, split_tiles
 from odiff.dataset import Series
 from odiff.geometry import Volume, read_volume
 from odiff.inference.predict import by_case, case_rows, find_series
 from odiff.inference.predictor import CaseImages, Predictor
 from odiff.learning.code_model import one_tile
 from odiff.learning.diagnose import embed_tiles
+from odiff.network.diagnosis import DiagnosisNetwork
+from odiff.network.registration import shrunk
+from odiff.network.shared_code import ViewCode
 
 # Who looks: a name -> the view that diagnoses (None: the fusion), and the views that are there.
+MakeRows = Callable[[list[np.ndarray]], torch.Tensor]
 AT_ONCE = 32
 Looks = Mapping[str, tuple[str | None, tuple[str, ...]]]
 
@@ -33,8 +38,8 @@ class Colleague(Predictor):
     def _embedded(self, fold: str, view: str, image: np.ndarray) -> torch.Tensor:
         return self._once(("embedded", fold, view, id(image)), lambda: Predictor._embedded(self, fold, view, image))
 
-    def _code(self, fold: str, image: np.ndarray, view: str) -> torch.Tensor:
-        return self._once(("code", fold, view, id(image)), lambda: Predictor._code(self, fold, image, view))
+    def _code(self, fold: str, view: str, image: np.ndarray) -> torch.Tensor:
+        return self._once(("code", fold, view, id(image)), lambda: Predictor._code(self, fold, view, image))
 
     def look_ahead(self, cases: Sequence[CaseImages]) -> None:
         """Embed all scans of some cases together, which a GPU does nearly as fast as one."""
@@ -42,22 +47,26 @@ class Colleague(Predictor):
             images = [
                 self._prepare(one, view, case.laterality).image for case in cases for one in case.volumes.get(view, ())
             ]
-            if not images:
-                continue
-            tiles = [split_tiles(image, self.plan.views[view].patch_zyx) for image in images]
-            owner = torch.repeat_interleave(torch.arange(len(tiles)), torch.tensor([len(one) for one in tiles]))
-            batch = torch.from_numpy(np.stack([tile for some in tiles for tile in some]))
             for fold, network in networks.items():
-                if ("embedded", fold, view, id(images[0])) in self.memory:  # by a colleague with the same networks
-                    continue
-                rows = embed_tiles(network, batch, owner, len(tiles), self.plan, view).cpu()
-                self.memory |= {("embedded", fold, view, id(one)): row for one, row in zip(images, rows, strict=True)}
+                self._remember("embedded", fold, view, images, partial(self._embeddings, network, view))
             for fold, diagnosis in self.models.code.items():
                 if view in diagnosis.code.views:
-                    part = diagnosis.code.part(view).to(self.device)
-                    found = part(torch.cat([one_tile(one, self.plan, view) for one in images]).to(self.device)).cpu()
-                    self.memory |= {("code", fold, view, id(one)): row for one, row in zip(images, found, strict=True)}
-                    part.cpu()
+                    self._remember("code", fold, view, images, partial(self._codes, diagnosis.code.part(view), view))
+
+    def _remember(self, what: str, fold: str, view: str, images: list[np.ndarray], make: MakeRows) -> None:
+        """Keep a row for each image, unless a colleague with the same networks did."""
+        if images and (what, fold, view, id(images[0])) not in self.memory:
+            self.memory |= {(what, fold, view, id(one)): row for one, row in zip(images, make(images), strict=True)}
+
+    def _embeddings(self, network: DiagnosisNetwork, view: str, images: list[np.ndarray]) -> torch.Tensor:
+        tiles = [split_tiles(image, self.plan.views[view].patch_zyx) for image in images]
+        return embed_tiles(network, *joined_tiles(tiles), len(images), self.plan, view).cpu()
+
+    def _codes(self, part: ViewCode, view: str, images: list[np.ndarray]) -> torch.Tensor:
+        seen = torch.cat([shrunk(one_tile(one, self.plan, view)) for one in images]).to(self.device)
+        found: torch.Tensor = part.to(self.device)(seen).cpu()
+        part.cpu()
+        return found
 
     @torch.inference_mode()
     def _view_logits(self, view: str, images: Any) -> np.ndarray:

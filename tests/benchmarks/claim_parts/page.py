@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from claim_parts.experiments import CLOCK
+from claim_parts.experiments import CLOCK, HIGHER, LOWER
 from claim_parts.statements import CALIBRATION, LARGEST_ERROR, Rows, Statement, statements
 from claim_parts.verdicts import CPU, Claim, calibration, contrast, device_of
 from odiff.storage import write_text
@@ -137,23 +137,31 @@ def page(found: Sequence[Finding], rows: Rows, generator: dict[str, str]) -> str
         "",
         "## Arms",
         "",
-        "Seconds are those of the seeds that a CPU trained.",
+        "Seconds are the median of the seeds that a CPU trained, pauses of a process included. A seed searched if it tried a rate on each",
+        "side of its own; the others took over what seed 0 chose, or searched less.",
         *_clock(rows),
         "",
-        "| arm | seeds | fine-tuning, s | pretraining, s | learning rate | rows from elsewhere |",
-        "|---|---|---|---|---|---|",
+        "| arm | seeds | that searched | fine-tuning, s | pretraining, s | learning rate | rows from elsewhere |",
+        "|---|---|---|---|---|---|---|",
     ]
     for arm in sorted({name for (name, _), row in rows.items() if "rate" in row}):
         of_arm = [row for (name, _), row in rows.items() if name == arm]
         timed = [row["seconds"] for row in of_arm if device_of(row) == CPU]
         tuning, before = (
-            f"{np.mean([seconds.get(what, 0.0) for seconds in timed]):.0f}" if timed else "-"
+            f"{np.median([seconds.get(what, 0.0) for seconds in timed]):.0f}" if timed else "-"
             for what in ("fine_tuning", "pretraining")
         )
         others = ", ".join(sorted({device_of(row) for row in of_arm} - {CPU}))
         rates = ", ".join(sorted({f"{row['rate']:g}" for row in of_arm}))
-        lines.append(f"| {arm} | {len(of_arm)} | {tuning} | {before} | x {rates} | {others} |")
+        searched = sum(map(has_searched, of_arm))
+        lines.append(f"| {arm} | {len(of_arm)} | {searched} | {tuning} | {before} | x {rates} | {others} |")
     return "\n".join(lines) + "\n"
+
+
+def has_searched(row: dict[str, Any]) -> bool:
+    """Whether a row's rate was tried between others, or is the end of the grid."""
+    tried, grid = sorted(map(float, row["tried"])), (*LOWER, 1.0, *HIGHER)
+    return all(row["rate"] == end(grid) or row["rate"] != end(tried) for end in (min, max))
 
 
 def _clock(rows: Rows) -> list[str]:
