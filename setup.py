@@ -40,6 +40,7 @@ setup(
         "matplotlib>=3.7",
         "psutil>=5.9",
         "filelock>=3.12",
+        "isal>=1.6; platform_machine in 'x86_64 AMD64 aarch64 arm64 ARM64'",
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10"],

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from scipy.special import expit
 
 from odiff.data.preprocessing import PreparedVolume, prepare
 from odiff.data.sliding_window import split_tiles
@@ -22,6 +21,7 @@ from odiff.learning.code_model import code_rows, volume_code
 from odiff.learning.diagnose import embed_volume, volume_logits
 from odiff.learning.segment import labels_and_probabilities_on_grid, labels_on_grid, probability_slabs
 from odiff.learning.tabular_model import TABULAR
+from odiff.metrics.calibration import expit
 from odiff.network.fusion import GatedFusion
 from odiff.plan import Plan
 

@@ -1,7 +1,6 @@
 """Where the body is in a volume: everything outside is air and wastes the patch."""
 
 import numpy as np
-from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 
 from odiff.data.percentiles import percentiles
 
@@ -37,6 +36,9 @@ def opened_in_plane(mask: np.ndarray) -> np.ndarray:
 
 
 def body_box(body: np.ndarray) -> Box:
-    """Half-open bounding box of the body along each axis."""
-    box = get_bbox_from_mask(body)
-    return tuple((int(low), int(high)) for low, high in box)  # type: ignore[return-value]
+    """Half-open bounding box of the body along each axis.
+
+    By whole-array reductions: acvl-utils, which has a faster search, imports what prediction needs for nothing else (0.13 s).
+    """
+    places = (np.flatnonzero(body.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    return tuple((int(found[0]), int(found[-1]) + 1) for found in places)  # type: ignore[return-value]

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import numpy as np
-from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice, get_bbox_from_mask
 
 from odiff.geometry import Grid, canonical_frame, from_canonical, to_canonical
 
@@ -42,7 +41,9 @@ def keep_largest(labels: np.ndarray, values: Iterable[int], background: int = 0)
 
     Voxels that touch by a face, an edge or a corner are connected; components that share the largest size all stay.
     """
-    from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component  # slow to import
+    # Slow to import, and a mask without clean-up never needs them.
+    from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice, get_bbox_from_mask
+    from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
 
     result = labels.copy()
     for value in values:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -59,6 +58,8 @@ def resample_labels(labels: np.ndarray, shape_zyx: tuple[int, ...]) -> np.ndarra
     """
     if labels.shape == tuple(shape_zyx):
         return labels.astype(np.int16)
+    from scipy import ndimage  # slow to import, and prediction resamples no labels
+
     lowest = int(labels.min())
     shifted = labels.astype(np.int32) - lowest
     common = int(np.bincount(shifted[:, ::4, ::4].ravel()).argmax())

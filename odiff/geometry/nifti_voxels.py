@@ -1,15 +1,15 @@
 """The voxels of a NIfTI file, unpacked once and judged by their bytes before anyone interprets them."""
 
-import gzip
 import math
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from odiff.geometry.gunzip import FAULTS, open_unpacked
 
 HEADER = 348
 CHUNK = 1 << 22
@@ -51,9 +51,9 @@ def read_nifti_voxels(path: Path) -> NiftiVoxels:
     and Inf into 0; so the bytes are looked at here. They are unpacked to the end, so that a damaged tail does not pass.
     """
     try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        with open_unpacked(path) as file:
             return _scan(file)
-    except (EOFError, OSError, zlib.error) as fault:
+    except FAULTS as fault:
         return NiftiVoxels(f"damaged or truncated ({fault})")
 
 

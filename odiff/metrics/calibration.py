@@ -4,9 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 
 ENOUGH = 20
+
+
+def expit(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logits)) without overflow; `scipy.special` takes a fifth of a second to import."""
+    return np.exp(-np.logaddexp(0.0, -logits))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,20 @@
+"""Reading gzip files by ISA-L, which unpacks twice as fast as zlib, or by zlib where the machine has no ISA-L."""
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import IO, cast
+
+try:
+    from isal import igzip as fastest
+    from isal.isal_zlib import error as isal_fault
+except ImportError:  # it is built for x86-64 and ARM64 only
+    fastest, isal_fault = gzip, zlib.error  # type: ignore[assignment, misc]
+
+# What reading a damaged file may raise.
+FAULTS = (EOFError, OSError, zlib.error, isal_fault)
+
+
+def open_unpacked(path: Path) -> IO[bytes]:
+    """The bytes of a file, unpacked where its name says gzip; `FAULTS` may come while it is read."""
+    return cast(IO[bytes], fastest.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
