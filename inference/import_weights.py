@@ -51,6 +51,8 @@ def import_into_dataset(source: Path, view: str, preprocessed: Path, results: Pa
     ------
     CheckpointError
         `source` is not a released checkpoint, or there is a pretraining already.
+    TrainingError
+        Another process pretrains there.
     PlanError
         The dataset is not planned with the paper's network.
     """
@@ -62,7 +64,9 @@ def import_into_dataset(source: Path, view: str, preprocessed: Path, results: Pa
             f"{context.folder / 'plans.json'}: its {view} network is not the paper's ({network.architecture}, channels "
             f"{list(network.channels)}); plan with odiff_plan_and_preprocess -d {wanted} --preset {PRESET}"
         )
-    return _write(source, context.plan, view, context.results.pretrain(view).path)
+    run = context.results.pretrain(view)
+    with run.alone():
+        return _write(source, context.plan, view, run.path)
 
 
 def _write(source: Path, plan: Plan, view: str, folder: Path) -> RunFolder:

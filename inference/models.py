@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,9 +165,10 @@ def usable_calibrations(
 
 def digest_of(paths: Sequence[Path], folder: Path) -> str:
     """One digest of files and their names below `folder`."""
-    whole = hashlib.sha256()
-    for path in sorted(paths):
-        whole.update(f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n".encode())
+    whole, ordered = hashlib.sha256(), sorted(paths)
+    with ThreadPoolExecutor() as pool:
+        for path, digest in zip(ordered, pool.map(file_digest, ordered), strict=True):
+            whole.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
     return whole.hexdigest()
 
 

@@ -10,6 +10,7 @@ from odiff.diffusion import ALPHA_BAR
 from odiff.errors import UsageError
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.inference.import_command import main
+from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 
@@ -115,10 +116,16 @@ def import_into(root, source, dataset="1"):
     return main(["-i", str(source), "-v", "axial", "-d", dataset, *roots])
 
 
-def test_a_dataset_planned_as_the_paper_s_starts_from_imported_weights(tmp_path, phantom_dataset, official_weights):
+def test_a_dataset_planned_as_the_paper_s_starts_from_imported_weights(
+    tmp_path, phantom_dataset, official_weights, capsys
+):
     options = PlanningOptions(preset="paper", views=("axial",), processes=1)
     plan_and_preprocess(phantom_dataset.parent, tmp_path / "preprocessed", "1", options, lambda _: None)
     torch.save(released(official_weights), tmp_path / "pose0.pt")
+    pretraining = open_context(tmp_path / "preprocessed", tmp_path / "results", "1").results.pretrain("axial")
+    with pretraining.alone():
+        assert import_into(tmp_path, tmp_path / "pose0.pt") == 2
+    assert "another process trains into this folder" in capsys.readouterr().err
     assert import_into(tmp_path, tmp_path / "pose0.pt") == 0
     settings = RunSettings(0, torch.device("cpu"), 0)
     context = train_view(
