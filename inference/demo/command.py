@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         help="with --write-dataset: share of missing views, second series and unknown labels (default: %(default)s)",
     )
     result.add_argument(
-        "--centers", nargs="*", default=(), metavar="A", help="with --write-dataset: hospitals A to I (default: A to D)"
+        "--centers", nargs="*", default=(), metavar="A", help="with --write-dataset: hospitals A to J (default: A to D)"
     )
     result.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     return result
