@@ -9,12 +9,7 @@ from odiff.cli.runner import DONE, SOME_FAILED, Roots, add_roots, parser, roots_
 from odiff.dataset import find_dataset
 from odiff.errors import CheckpointError, DatasetError, UsageError
 from odiff.geometry import VIEWS
-from odiff.inference.models import KINDS, TASKS, plan_folders
-from odiff.inference.predict import predict_folder
-from odiff.inference.predictor import Predictor
-from odiff.learning.context import FUSED
-from odiff.training.device import choose_device, use_cores
-from odiff.training.precision import AUTO, NAMES, fix_precision
+from odiff.vocabulary import AUTO, CHECKPOINTS, FUSED, PRECISIONS, PREDICTED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,11 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument(
         "-f", "--folds", nargs="+", metavar="FOLD", help="folds to ensemble (default: all that are trained)"
     )
-    result.add_argument("--task", choices=TASKS, help="only one of the tasks (default: all that are trained)")
+    result.add_argument("--task", choices=PREDICTED, help="only one of the tasks (default: all that are trained)")
     result.add_argument(
         "--diagnose-by", choices=(*VIEWS, FUSED), help="default: fused where it is trained, else the mean of the views"
     )
-    result.add_argument("--checkpoint", choices=KINDS, default="final", help="default: %(default)s")
+    result.add_argument("--checkpoint", choices=CHECKPOINTS, default="final", help="default: %(default)s")
     result.add_argument(
         "--step-size", type=float, default=0.5, metavar="S", help="distance of tiles in patches (default: %(default)s)"
     )
@@ -62,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     result.add_argument(
-        "--precision", choices=(AUTO, *NAMES), default=AUTO, help="type to compute in (default: what is fastest here)"
+        "--precision",
+        choices=(AUTO, *PRECISIONS),
+        default=AUTO,
+        help="type to compute in (default: what is fastest here)",
     )
     result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores that may be used)")
     add_roots(result, "results")
@@ -75,6 +73,11 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
     model = arguments.model or model_folder(roots.need("results"), arguments.dataset, arguments.plan)
     if not model.is_dir():
         raise CheckpointError(f"{model}: no such model folder; train one first with odiff_train")
+    from odiff.inference.predict import predict_folder
+    from odiff.inference.predictor import Predictor
+    from odiff.training.device import choose_device, use_cores
+    from odiff.training.precision import fix_precision
+
     device = choose_device(arguments.device)
     fix_precision(arguments.precision, device)
     use_cores(arguments.threads)
@@ -85,7 +88,7 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
         device=device,
         step_size=arguments.step_size,
         is_mirroring=not arguments.disable_tta,
-        tasks=(arguments.task,) if arguments.task else TASKS,
+        tasks=(arguments.task,) if arguments.task else PREDICTED,
         diagnose_by=arguments.diagnose_by,
     )
     outcome = predict_folder(
@@ -127,6 +130,8 @@ def model_folder(results: Path, wanted: str, plan: str) -> Path:
         raise CheckpointError(f"{error}; train first: odiff_train {wanted} VIEW") from None
     if (folder / plan).is_dir():
         return folder / plan
+    from odiff.inference.models import plan_folders
+
     plans = [path.name for path in plan_folders(folder)]
     if len(plans) == 1:
         return folder / plans[0]

@@ -16,8 +16,8 @@ from odiff.geometry import Grid, Volume, image_from_volume, read_volume, write_v
 from odiff.inference.predict import by_case, case_rows, find_series
 from odiff.inference.predictor import Predictor
 from odiff.learning.segment import values_of_side
+from odiff.vocabulary import FUSED
 
-FUSED = "fused"
 OUTSIDE = -1.0
 
 

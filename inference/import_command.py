@@ -7,7 +7,6 @@ from pathlib import Path
 
 from odiff.cli.runner import DONE, Roots, add_roots, parser, roots_of, run
 from odiff.geometry import VIEWS
-from odiff.inference.import_weights import import_into_dataset, import_into_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +32,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _body(arguments: argparse.Namespace, roots: Roots) -> int:
+    from odiff.inference.import_weights import import_into_dataset, import_into_folder
+
     if arguments.output:
         done = import_into_folder(arguments.input, arguments.view, arguments.output)
     else:

@@ -10,20 +10,20 @@ import numpy as np
 
 from odiff.errors import CheckpointError, DatasetError
 from odiff.inference.curve import MEAN, CurvePoint
-from odiff.learning.context import FUSED, Context, open_context
+from odiff.learning.context import Context, open_context
 from odiff.learning.diagnosis_scores import read_logits, truth_of
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, knows_diagnosis, train_view, training_cases
 from odiff.learning.subsets import is_labelled, patients_in, share_of
-from odiff.metrics.bootstrap import draw_counts, score_samples
+from odiff.metrics.bootstrap import REPEATS, draw_counts, score_samples
 from odiff.metrics.classification import label_score, mean_known
 from odiff.storage import read_json
 from odiff.training.run_folder import RunFolder
+from odiff.vocabulary import FUSED
 
 log = logging.getLogger(__name__)
 FRACTIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
-REPEATS = 1000
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from odiff.cli.runner import DONE, Roots, add_roots, parser, roots_of, run
 from odiff.geometry import VIEWS
 from odiff.inference.curve import MEAN, PICTURE, TABLE, curve_text, write_curve
 from odiff.inference.label_efficiency import FRACTIONS, collect_curve, run_curve
-from odiff.learning.context import FUSED, open_context
+from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
 from odiff.training.device import choose_device, loading_processes, use_cores
-from odiff.training.precision import AUTO, NAMES, fix_precision
+from odiff.training.precision import fix_precision
+from odiff.vocabulary import AUTO, FUSED, PRECISIONS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     result.add_argument(
-        "--precision", choices=(AUTO, *NAMES), default=AUTO, help="type to compute in (default: the fastest)"
+        "--precision", choices=(AUTO, *PRECISIONS), default=AUTO, help="type to compute in (default: the fastest)"
     )
     result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores that may be used)")
     add_roots(result, "preprocessed", "results")

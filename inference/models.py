@@ -13,7 +13,6 @@ from odiff.errors import CheckpointError, UsageError
 from odiff.inference.postprocessing import POSTPROCESSING, Kept, read_postprocessing
 from odiff.learning.calibration import StoredCalibration, read_calibration
 from odiff.learning.code_model import CODE, load_code_diagnosis
-from odiff.learning.context import FUSED
 from odiff.learning.diagnose import load_diagnosis, load_fusion
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.segment import Segmenter, load_segmentation
@@ -24,11 +23,9 @@ from odiff.network.shared_code import CodeDiagnosis
 from odiff.plan import Plan, plan_from_plain
 from odiff.storage import file_digest
 from odiff.training.run_folder import RunFolder
+from odiff.vocabulary import EVALUATION, FUSED, PREDICTED
 
 log = logging.getLogger(__name__)
-KINDS = ("final", "best")
-TASKS = ("segmentation", "diagnosis")
-EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Wanted:
     `label_fraction` is the share of the labels that they learnt from.
     """
 
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = PREDICTED
     diagnose_by: str | None = None
     label_fraction: float = 1.0
 

@@ -15,7 +15,7 @@ from odiff.data.sliding_window import split_tiles
 from odiff.data.tabular import Row, has_table
 from odiff.errors import CheckpointError
 from odiff.geometry import Volume, image_from_volume, volume_from_image
-from odiff.inference.models import TASKS, LoadedModels, Wanted, load_models
+from odiff.inference.models import LoadedModels, Wanted, load_models
 from odiff.inference.postprocessing import cleaned
 from odiff.learning.code_model import code_rows, volume_code
 from odiff.learning.diagnose import embed_volume, volume_logits
@@ -24,6 +24,7 @@ from odiff.learning.tabular_model import TABULAR
 from odiff.metrics.calibration import expit
 from odiff.network.fusion import GatedFusion
 from odiff.plan import Plan
+from odiff.vocabulary import PREDICTED
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Predictor:
         device: torch.device | None = None,
         step_size: float = 0.5,
         is_mirroring: bool = True,
-        tasks: Sequence[str] = TASKS,
+        tasks: Sequence[str] = PREDICTED,
         diagnose_by: str | None = None,
         label_fraction: float = 1.0,
     ) -> None:

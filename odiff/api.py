@@ -12,13 +12,13 @@ from odiff.dataset import Dataset, find_dataset, read_description
 from odiff.experiment_planning.fingerprint import Fingerprint, SeriesFingerprint, fingerprint_dataset
 from odiff.experiment_planning.pipeline import PLANS, PlanningOptions, keep_or_write, make_plan, verified
 from odiff.experiment_planning.preprocess import preprocess_dataset
-from odiff.inference.models import EVALUATION
 from odiff.inference.predict import PredictOutcome, predict_folder
 from odiff.inference.predictor import CaseImages, Diagnosis, Predictor
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.plan import Plan, read_plan
 from odiff.training.device import choose_device, loading_processes
+from odiff.vocabulary import EVALUATION
 
 __all__ = [
     "CaseImages", "Diagnosis", "PlanningOptions", "PredictOutcome", "Predictor", "TrainOptions", "evaluate", "fingerprint", "plan",

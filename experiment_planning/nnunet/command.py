@@ -10,9 +10,6 @@ from odiff.cli.runner import DONE, Roots, add_roots, parser, roots_of, run
 from odiff.dataset import find_dataset, load_dataset, read_splits
 from odiff.errors import UsageError
 from odiff.experiment_planning.nnunet.layout import PREPROCESSED, SPLITS
-from odiff.experiment_planning.nnunet.read import open_nnunet, read_folds, read_nnunet
-from odiff.experiment_planning.nnunet.write import next_steps, write_nnunet
-from odiff.experiment_planning.preprocess import write_splits
 from odiff.geometry import VIEWS
 
 
@@ -54,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
 def _to(arguments: argparse.Namespace, roots: Roots) -> int:
     if arguments.dataset is None:
         raise UsageError("--to: which dataset? give it with -d")
+    from odiff.experiment_planning.nnunet.write import next_steps, write_nnunet
+    from odiff.experiment_planning.preprocess import write_splits
+
     dataset = load_dataset(find_dataset(roots.need("raw"), arguments.dataset))
     folder = roots.need("preprocessed") / dataset.folder.name
     write_splits(dataset, folder)
@@ -69,6 +69,8 @@ def _to(arguments: argparse.Namespace, roots: Roots) -> int:
 
 
 def _from(arguments: argparse.Namespace, roots: Roots) -> int:
+    from odiff.experiment_planning.nnunet.read import open_nnunet, read_folds, read_nnunet
+
     source: Path = arguments.source.resolve()
     found = open_nnunet(source)
     views = arguments.view or ([found.origin.view] if found.origin else [])

@@ -10,11 +10,9 @@ from tqdm import tqdm
 
 from odiff.cli.runner import DONE, parser, run
 from odiff.errors import UsageError
-from odiff.inference.demo.pipeline import DemoSettings, run_demo
 from odiff.phantom import JOINTS, write_phantom_dataset
 from odiff.phantom.acquisition import SIZES
 from odiff.phantom.atlas import AtlasSource, read_atlas_labels
-from odiff.training.device import choose_device, use_cores
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,6 +78,9 @@ def _body(arguments: argparse.Namespace) -> int:
                 atlas=atlas, messy=arguments.messy, centers=tuple(arguments.centers),
             )  # fmt: skip
         return DONE
+    from odiff.inference.demo.pipeline import DemoSettings, run_demo
+    from odiff.training.device import choose_device, use_cores
+
     device = choose_device(arguments.device)
     use_cores()
     settings = DemoSettings(seed=arguments.seed, processes=arguments.processes, device=device)

@@ -4,16 +4,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from odiff.cli.runner import DONE, SOME_FAILED, Roots, add_roots, parser, roots_of, run
 from odiff.dataset import DatasetDescription, find_dataset, parse_description, read_description
 from odiff.dataset.description import ADVICE
 from odiff.errors import CheckpointError, DatasetError, UsageError
-from odiff.inference.evaluate.references import References
-from odiff.inference.evaluate.run import EvaluateOptions, compare, evaluate_cross_validation, evaluate_predictions
-from odiff.inference.evaluate.summary import REPEATS
-from odiff.inference.models import EVALUATION
+from odiff.metrics.bootstrap import REPEATS
 from odiff.storage import read_json
+from odiff.vocabulary import EVALUATION
+
+if TYPE_CHECKING:
+    from odiff.inference.evaluate.run import EvaluateOptions
 
 CURVE = "--label-efficiency"
 USES = "give -p PREDICTIONS with -d DATASET or --dataset-json FILE, -d DATASET alone after cross-validation, or --compare A B"
@@ -69,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _body(arguments: argparse.Namespace, roots: Roots) -> int:
     check_uses(arguments)
+    from odiff.inference.evaluate.references import References
+    from odiff.inference.evaluate.run import EvaluateOptions, compare, evaluate_predictions
+
     options = EvaluateOptions(arguments.allow_missing, arguments.processes, arguments.bootstrap)
     if arguments.compare:
         compare(arguments.compare, arguments.output, arguments.bootstrap, sys.stdout.write)
@@ -103,12 +108,14 @@ def check_uses(arguments: argparse.Namespace) -> None:
         raise UsageError(f"-r, --cases and -o belong to -p PREDICTIONS; {USES}")
 
 
-def _cross_validation(arguments: argparse.Namespace, roots: Roots, options: EvaluateOptions) -> int:
+def _cross_validation(arguments: argparse.Namespace, roots: Roots, options: "EvaluateOptions") -> int:
     try:
         results = find_dataset(roots.need("results"), arguments.dataset)
     except DatasetError as error:
         raise CheckpointError(f"{error}; train first: odiff_train {arguments.dataset} VIEW") from None
     preprocessed = find_dataset(roots.need("preprocessed"), results.name)
+    from odiff.inference.evaluate.run import evaluate_cross_validation
+
     given = str(arguments.results) if arguments.results else None
     evaluate_cross_validation(preprocessed, results, options, sys.stdout.write, given)
     return DONE

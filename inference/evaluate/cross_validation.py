@@ -18,12 +18,13 @@ from odiff.inference.evaluate.scoring import StoredScores, Structures, score_val
 from odiff.inference.evaluate.tables import VIEW, DiagnosisTable, Evaluation, Rows, segmentation_table
 from odiff.inference.models import find_plan, plan_folders, tabular_checkpoints
 from odiff.learning.calibration import read_calibration
-from odiff.learning.context import ALL, FUSED
+from odiff.learning.context import ALL
 from odiff.learning.diagnosis_scores import read_logits
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.tabular_model import TABULAR
 from odiff.metrics.calibration import cross_fitted
 from odiff.plan import Plan
+from odiff.vocabulary import FUSED
 
 log = logging.getLogger(__name__)
 DiceGain = dict[str, tuple[float, float]]

@@ -13,12 +13,13 @@ from odiff.inference.evaluate.cross_validation import Variant, collect_variants,
 from odiff.inference.evaluate.plots import draw_plots
 from odiff.inference.evaluate.references import References, collect
 from odiff.inference.evaluate.report import as_csv, as_text, comparison_text
-from odiff.inference.evaluate.summary import REPEATS, SEED, summarise
+from odiff.inference.evaluate.summary import SEED, summarise
 from odiff.inference.evaluate.tables import Evaluation, write_tables
-from odiff.inference.models import EVALUATION
 from odiff.inference.postprocessing import write_postprocessing
+from odiff.metrics.bootstrap import REPEATS
 from odiff.plan import to_plain
 from odiff.storage import write_json, write_text
+from odiff.vocabulary import EVALUATION
 
 SUMMARY, SCORES_TABLE, COMPARISON = "summary.json", "scores.csv", "comparison.json"
 Say = Callable[[str], object]

@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 
 from odiff.inference.evaluate.tables import DiagnosisTable, Evaluation, SegmentationTable
-from odiff.metrics.bootstrap import draw_counts
+from odiff.metrics.bootstrap import REPEATS, draw_counts
 from odiff.metrics.classification import MACRO, MICRO, Samples, sample_labels, score_labels, with_intervals
 from odiff.metrics.structures import sample_structures
 
-REPEATS = 1000
 SEED = 0
 LEAST_PATIENTS = 5
 

@@ -6,12 +6,7 @@ from collections.abc import Sequence
 
 from odiff.cli.runner import DONE, Roots, add_roots, parser, roots_of, run
 from odiff.geometry import VIEWS
-from odiff.learning.context import FUSED, TASKS
-from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
-from odiff.network.baselines import BASELINES
-from odiff.training.device import choose_device, loading_processes, use_cores
-from odiff.training.precision import AUTO, NAMES, fix_precision
+from odiff.vocabulary import AUTO, BASELINES, FUSED, PRECISIONS, TASKS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +39,10 @@ def _parser() -> argparse.ArgumentParser:
     result.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     result.add_argument(
-        "--precision", choices=(AUTO, *NAMES), default=AUTO, help="type to compute in (default: what is fastest here)"
+        "--precision",
+        choices=(AUTO, *PRECISIONS),
+        default=AUTO,
+        help="type to compute in (default: what is fastest here)",
     )
     result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores that may be used)")
     result.add_argument("--workers", type=int, help="processes that load data (default: 0 without a GPU, else up to 8)")
@@ -63,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _body(arguments: argparse.Namespace, roots: Roots) -> int:
+    from odiff.learning.run import RunSettings
+    from odiff.learning.stages import TrainOptions, train_view
+    from odiff.training.device import choose_device, loading_processes, use_cores
+    from odiff.training.precision import fix_precision
+
     device = choose_device(arguments.device)
     fix_precision(arguments.precision, device)
     use_cores(arguments.threads)

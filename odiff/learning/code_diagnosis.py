@@ -19,7 +19,7 @@ from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
 from odiff.learning.code_model import CODE, build_code
 from odiff.learning.code_volumes import small_volumes
-from odiff.learning.context import FUSED, Context
+from odiff.learning.context import Context
 from odiff.learning.diagnosis_scores import truth_of
 from odiff.learning.pretrained import ResultsFolder, named_checkpoint, results_of_dataset
 from odiff.learning.run import check_fit, plan_of_view
@@ -27,6 +27,7 @@ from odiff.learning.subsets import FEWEST
 from odiff.network.shared_code import CodeDiagnosis, SharedCode, set_number
 from odiff.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from odiff.training.run_folder import RunFolder
+from odiff.vocabulary import FUSED
 
 log = logging.getLogger(__name__)
 FOLDS = 5

@@ -11,11 +11,10 @@ from odiff.learning.pretrained import ResultsFolder
 from odiff.network.baselines import with_baseline
 from odiff.plan import Plan, read_plan
 from odiff.plan.parse import closest
+from odiff.vocabulary import FUSED
 
 PLANS, SPLITS = "plans.json", "splits_final.json"
 ALL = "all"
-TASKS = ("pretrain", "segmentation", "diagnosis", "probe")
-FUSED = "fused"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from odiff.errors import CheckpointError
 from odiff.learning.clear_choice import AUTO
 from odiff.learning.code_diagnosis import load_code, prepared_rows, train_code_diagnosis
 from odiff.learning.code_model import CODE, load_code_diagnosis
-from odiff.learning.context import FUSED, Context
+from odiff.learning.context import Context
 from odiff.learning.diagnose import load_diagnosis, load_fusion
 from odiff.learning.diagnosis_scores import truth_of, write_scores
 from odiff.learning.embedding import embed_series
@@ -36,6 +36,7 @@ from odiff.plan import to_plain
 from odiff.training.loop import LoopSettings, start_state, train
 from odiff.training.optimiser import cosine_rate
 from odiff.training.run_folder import RunFolder
+from odiff.vocabulary import FUSED
 
 log = logging.getLogger(__name__)
 CHOSEN = ("variant", "variant_scores")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odiff.data.index import PreparedCase
 from odiff.learning.clear_choice import can_choose, clearly_best, short_recipe
-from odiff.learning.context import FUSED, Context
+from odiff.learning.context import Context
 from odiff.learning.diagnose import build_head
 from odiff.learning.diagnosis_scores import truth_of
 from odiff.learning.fusion_batches import EMA_DECAY, GRADIENT_CLIP, EmbeddedCases, FusionBatches, fusion_loss, logits_of
@@ -26,6 +26,7 @@ from odiff.network.fusion import FUSIONS, FusionNetwork, GatedFusion, start_fusi
 from odiff.network.heads import DiagnosisHead
 from odiff.plan import FusionRecipe
 from odiff.training.optimiser import cosine_rate, make_optimiser, moving_average, set_rates, update_average
+from odiff.vocabulary import FUSED
 
 log = logging.getLogger(__name__)
 USUAL = "cross_attention"

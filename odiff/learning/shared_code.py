@@ -12,12 +12,13 @@ from odiff.errors import CheckpointError
 from odiff.learning.agreement import WIDTH, choose_components, learn_maps, whiten_views
 from odiff.learning.code_model import build_code
 from odiff.learning.code_volumes import small_volumes
-from odiff.learning.context import FUSED, Context
+from odiff.learning.context import Context
 from odiff.learning.run import RunSettings, describe_run
 from odiff.network.registration import outlines
 from odiff.network.shared_code import ViewCode
 from odiff.training.checkpoint import save_checkpoint
 from odiff.training.run_folder import RunFolder
+from odiff.vocabulary import FUSED
 
 log = logging.getLogger(__name__)
 CASES = 5000

@@ -8,7 +8,7 @@ from pathlib import Path
 from odiff.data.index import PreparedCase
 from odiff.errors import DatasetError, UsageError
 from odiff.learning.code_diagnosis import find_code
-from odiff.learning.context import ALL, FUSED, Context, open_context
+from odiff.learning.context import ALL, Context, open_context
 from odiff.learning.diagnosis import train_diagnosis, validate_diagnosis
 from odiff.learning.fusion import train_fusion, validate_fusion
 from odiff.learning.oof import collect_out_of_fold
@@ -26,6 +26,7 @@ from odiff.learning.tabular_stage import run_tabular, uses_table
 from odiff.network.baselines import BASELINES
 from odiff.plan.parse import closest
 from odiff.training.run_folder import RunFolder
+from odiff.vocabulary import FUSED
 
 log = logging.getLogger(__name__)
 

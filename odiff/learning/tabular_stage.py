@@ -13,7 +13,7 @@ from odiff.data.index import PreparedCase
 from odiff.data.tabular import has_table
 from odiff.learning.code_diagnosis import held_out_mix, prepared_rows
 from odiff.learning.code_model import CODE, load_code_diagnosis
-from odiff.learning.context import FUSED, Context
+from odiff.learning.context import Context
 from odiff.learning.diagnose import load_fusion
 from odiff.learning.diagnosis_scores import read_logits, scores_but, truth_of, write_scores
 from odiff.learning.fusion import inner_cases, view_networks, with_views
@@ -28,6 +28,7 @@ from odiff.plan import Plan, to_plain
 from odiff.storage import write_json, write_text
 from odiff.training.checkpoint import save_checkpoint
 from odiff.training.run_folder import RunFolder
+from odiff.vocabulary import FUSED
 
 log = logging.getLogger(__name__)
 MIX = "mix.csv"

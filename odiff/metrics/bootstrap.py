@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+REPEATS = 1000
 THRESHOLD = 0.5
 FALSE_ALARMS = 0.1
 BINS = 10

@@ -14,9 +14,9 @@ from torch import nn
 
 from odiff.errors import UsageError
 from odiff.network.processor import has_bfloat16
+from odiff.vocabulary import AUTO
 
 NAMES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-AUTO = "auto"
 Network = TypeVar("Network", bound=nn.Module)
 AMPERE = (8, 0)
 

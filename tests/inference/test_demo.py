@@ -13,7 +13,9 @@ RESULT = {
 
 def test_the_device_and_the_seed_that_are_named_are_the_ones_that_train(monkeypatch, tmp_path, capsys):
     seen = []
-    monkeypatch.setattr(command, "run_demo", lambda folder, settings, say: seen.append(settings) or RESULT)
+    monkeypatch.setattr(
+        "odiff.inference.demo.pipeline.run_demo", lambda folder, settings, say: seen.append(settings) or RESULT
+    )
     assert command.main(["-o", str(tmp_path), "--device", "cpu", "--seed", "3"]) == 0
     assert [(one.device, one.seed) for one in seen] == [(torch.device("cpu"), 3)]
     assert "0.500" in capsys.readouterr().out

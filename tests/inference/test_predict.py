@@ -231,9 +231,9 @@ def test_an_interrupted_write_leaves_no_half_file(predictor, images, tmp_path, m
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
 
 
-def test_the_command_starts_without_what_only_training_needs(tmp_path):
+def test_prediction_starts_without_what_only_training_needs(tmp_path):
     """They take a second to import, as long as a small prediction."""
     slow = {"sklearn", "pandas", "matplotlib", "scipy.ndimage", "scipy.special", "blosc2", "acvl_utils"}
-    code = f"import sys, odiff.inference.command; print({slow} & set(sys.modules))"
+    code = f"import sys, odiff.inference.predict; print({slow} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert found.stdout.strip() == "set()", found.stderr

@@ -28,10 +28,10 @@ from claim_parts.training import (
 )
 from claim_parts.verdicts import Rows
 from odiff.geometry import VIEWS
-from odiff.learning.context import FUSED
 from odiff.learning.pretrained import ResultsFolder
 from odiff.storage import read_json
 from odiff.training.device import use_cores
+from odiff.vocabulary import FUSED
 
 SEEDS = (0, 1, 2)
 # Factors on the plan's learning rate to try after the plan's own, each way from it.

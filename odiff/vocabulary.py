@@ -1,0 +1,13 @@
+"""Words that flags take and folders are named by, apart from what they stand for.
+
+torch takes a second or two to import; ``--help`` and a mistyped flag are answered without it.
+"""
+
+FUSED = "fused"
+TASKS = ("pretrain", "segmentation", "diagnosis", "probe")
+PREDICTED = ("segmentation", "diagnosis")
+CHECKPOINTS = ("final", "best")
+AUTO = "auto"
+PRECISIONS = ("float32", "bfloat16", "float16")
+BASELINES = ("unet3d", "unetr", "resnet18")
+EVALUATION = "evaluation"
