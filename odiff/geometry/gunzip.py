@@ -12,7 +12,7 @@ except ImportError:  # it is built for x86-64 and ARM64 only
     fastest, isal_fault = gzip, zlib.error  # type: ignore[assignment, misc]
 
 # What reading a damaged file may raise.
-FAULTS = (EOFError, OSError, zlib.error, isal_fault)
+FAULTS: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, isal_fault)
 
 
 def open_unpacked(path: Path) -> IO[bytes]:
