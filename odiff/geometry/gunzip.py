@@ -7,12 +7,12 @@ from typing import IO, cast
 
 try:
     from isal import igzip as fastest
-    from isal.isal_zlib import error as isal_fault
+    from isal.igzip_lib import IsalError
 except ImportError:  # it is built for x86-64 and ARM64 only
-    fastest, isal_fault = gzip, zlib.error  # type: ignore[assignment, misc]
+    fastest, IsalError = gzip, zlib.error  # type: ignore[assignment, misc]
 
-# What reading a damaged file may raise.
-FAULTS: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, isal_fault)
+# What reading a damaged file may raise; isal's stubs call its error class an instance.
+FAULTS = cast(tuple[type[Exception], ...], (EOFError, OSError, zlib.error, IsalError))
 
 
 def open_unpacked(path: Path) -> IO[bytes]:
