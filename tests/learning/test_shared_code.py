@@ -17,7 +17,7 @@ from odiff.errors import CheckpointError, DatasetError, UsageError
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.geometry import read_volume
 from odiff.inference.predictor import CaseImages, Predictor
-from odiff.learning import shared_code
+from odiff.learning import code_volumes, shared_code
 from odiff.learning.agreement import agreeing_directions, choose_components, learn_maps, whiten, whiten_views
 from odiff.learning.code_diagnosis import (
     code_shares,
@@ -31,7 +31,7 @@ from odiff.learning.code_model import build_code, code_rows, one_tile, volume_co
 from odiff.learning.context import open_context
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import RunSettings
-from odiff.learning.shared_code import agreeing_cases
+from odiff.learning.shared_code import agreeing_cases, view_cells
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.network.shared_code import CodeDiagnosis, SharedCode, set_number
 from odiff.phantom import JOINTS, write_phantom_dataset
@@ -238,7 +238,9 @@ def test_series_of_one_view_are_averaged(planned, rng):
     assert not rows[0, 0].any()
 
 
-def test_codes_of_many_cases_are_those_of_each_case_alone(planned, tmp_path, rng):
+@pytest.mark.parametrize("at_once", [2, 32])
+def test_codes_of_many_cases_are_those_of_each_case_alone(planned, tmp_path, rng, monkeypatch, at_once):
+    monkeypatch.setattr(code_volumes, "AT_ONCE", at_once)
     context = open_context(planned / "preprocessed", tmp_path, "Dataset001_Knee")
     code = build_code(context.plan, ["sagittal", "axial"], 3)
     for view in code.views:
@@ -257,6 +259,18 @@ def test_codes_of_many_cases_are_those_of_each_case_alone(planned, tmp_path, rng
         alone, there = code_rows(code, images, lambda view, image: volume_code(code, image, context.plan, view))
         assert torch.allclose(rows[number], alone[0], atol=1e-3) and torch.equal(present[number], there[0])
     assert present[-1].tolist() == [False, True] and rows[0].any()
+
+
+def test_cells_are_the_same_however_many_cases_are_read_at_once(planned, tmp_path, monkeypatch):
+    context = open_context(planned / "preprocessed", tmp_path, "Dataset001_Knee")
+    one_less = replace(context.dataset.cases[1], series=context.dataset.cases[1].of_view("coronal"))
+    cases, found = [*context.dataset.cases[:4], one_less], []
+    for at_once in (2, 32):
+        monkeypatch.setattr(code_volumes, "AT_ONCE", at_once)
+        part = build_code(context.plan, ["axial"], 3).part("axial")
+        found.append(view_cells(part, context, "axial", cases, torch.device("cpu")))
+    assert np.allclose(*found, atol=1e-3)
+    assert found[0][:4].any(axis=1).all() and not found[0][4].any()
 
 
 def test_a_volume_of_any_size_becomes_its_middle_with_air_around_it(planned):
