@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit
 
 from odiff.data.index import PreparedCase, read_index
 from odiff.data.tabular import has_table
@@ -22,7 +21,7 @@ from odiff.learning.context import ALL
 from odiff.learning.diagnosis_scores import read_logits
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.tabular_model import TABULAR
-from odiff.metrics.calibration import cross_fitted
+from odiff.metrics.calibration import cross_fitted, expit
 from odiff.plan import Plan
 from odiff.vocabulary import FUSED
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional as F
 
 from odiff.data.index import PreparedCase
 from odiff.errors import DatasetError
+from odiff.metrics.calibration import expit
 from odiff.metrics.classification import score_labels
 from odiff.storage import write_json, write_text
 

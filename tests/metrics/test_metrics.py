@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import mannwhitneyu
 
+from odiff.metrics import calibration
 from odiff.metrics.bootstrap import BOOTSTRAP, draw_counts, score_samples
 from odiff.metrics.calibration import cross_fitted, fit_calibration
 from odiff.metrics.classification import label_score, macro_score, score_labels
@@ -57,6 +58,14 @@ def test_auroc_is_the_mann_whitney_statistic_over_known_labels():
     positive, negative = score[known & (truth == 1)], score[known & (truth == 0)]
     expected = mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative))
     assert label_score("auroc", truth, score) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_logits_of_any_size_become_probabilities_as_scipy_makes_them(kind):
+    logits = np.linspace(-800, 800, 2001).astype(kind)
+    with np.errstate(all="raise", under="ignore"):
+        found = calibration.expit(logits)
+    assert found.dtype == kind and np.allclose(found, expit(logits), rtol=1e-6, atol=np.finfo(kind).tiny)
 
 
 def test_a_label_of_one_class_has_no_auroc_and_leaves_the_macro_mean_alone():
