@@ -16,11 +16,11 @@ COMMANDS = [one for one in entry_points(group="console_scripts") if one.value.st
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda one: one.name)
-def test_help_is_shown_without_torch(command):
+def test_help_is_shown_without_torch(command, tmp_path):
     code = (
         f"import sys\nfrom {command.module} import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert "usage:" in found.stdout and found.stdout.endswith("\nFalse\n"), found.stderr
 
 
