@@ -15,6 +15,11 @@ except ImportError:  # it is built for x86-64 and ARM64 only
 FAULTS = cast(tuple[type[Exception], ...], (EOFError, OSError, zlib.error, IsalError))
 
 
+def is_packed(path: Path) -> bool:
+    """Whether the name says gzip."""
+    return path.name.lower().endswith(".gz")
+
+
 def open_unpacked(path: Path) -> IO[bytes]:
     """The bytes of a file, unpacked where its name says gzip; `FAULTS` may come while it is read."""
-    return cast(IO[bytes], fastest.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
+    return cast(IO[bytes], fastest.open(path)) if is_packed(path) else path.open("rb")

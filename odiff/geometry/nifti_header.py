@@ -8,6 +8,9 @@ import gzip
 import shutil
 import struct
 from pathlib import Path
+from typing import IO, cast
+
+from odiff.geometry.gunzip import is_packed, open_unpacked
 
 HEADER = 348
 GZIP_LEVEL = 6  # the module's own default, 9, takes 3 to 12 times as long for 4 to 20 % less
@@ -22,13 +25,13 @@ def is_nifti(path: Path) -> bool:
 
 def copy_geometry(source: Path, target: Path) -> None:
     """Give the NIfTI file `target` the pixdim, qform and sform fields of `source`; little-endian files only."""
-    with _open(source, "rb") as file:
+    with open_unpacked(source) as file:
         given = file.read(HEADER)
     if len(given) < HEADER or struct.unpack_from("<i", given)[0] != HEADER:
         return
     patched = target.with_name(f".geometry-{target.name}")
     try:
-        with _open(target, "rb") as old, _open(patched, "wb") as new:
+        with open_unpacked(target) as old, _packing(patched) as new:
             header = bytearray(old.read(HEADER))
             header[PIXDIM], header[ORIENTATION] = given[PIXDIM], given[ORIENTATION]
             new.write(bytes(header))
@@ -38,5 +41,5 @@ def copy_geometry(source: Path, target: Path) -> None:
         patched.unlink(missing_ok=True)
 
 
-def _open(path: Path, mode: str):  # type: ignore[no-untyped-def]
-    return gzip.open(path, mode, GZIP_LEVEL) if path.name.lower().endswith(".gz") else path.open(mode)
+def _packing(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path, "wb", GZIP_LEVEL)) if is_packed(path) else path.open("wb")

@@ -27,7 +27,7 @@ def outcome(open_it, path, faults):
     level=st.sampled_from([0, 1, 6]), members=st.integers(1, 2), cut=st.none() | st.floats(0, 1),
     flips=st.lists(st.tuples(st.floats(0, 0.999999), st.integers(1, 255)), max_size=3), tail=st.binary(max_size=12),
 )  # fmt: skip
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_file_however_damaged_is_judged_as_gzip_judges_it(tmp_path_factory, level, members, cut, flips, tail):
     content = bytearray(gzip.compress(SCAN, level) * members)
     for place, mask in flips:
