@@ -62,6 +62,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--skip", default="", metavar="PATTERN", help="but not these")
     parser.add_argument("--list", action="store_true", help="print the experiments")
     parser.add_argument("--one", metavar="NAME", help="run this one, in this process")
+    parser.add_argument(
+        "--rate-of-seed",
+        type=int,
+        metavar="SEED",
+        help="take over the learning rate that this seed's row chose, and search none",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="experiments at once (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=1e9, metavar="M")
     parser.add_argument("--label-map", type=Path, metavar="FILE", help="bones and cartilage of a real knee")
@@ -140,10 +146,11 @@ def run_one(arguments: argparse.Namespace, experiment: Experiment) -> None:
         experiment = replace(experiment, job=job)
     device = "cpu" if experiment.is_of_cpu else arguments.device
     experiment = replace(experiment, job=replace(experiment.job, device=device))
-    row = run(arguments.folder, experiment, read_rows(arguments.rows))
+    row = run(arguments.folder, experiment, read_rows(arguments.rows), arguments.rate_of_seed)
+    taken = "" if arguments.rate_of_seed is None else f" --rate-of-seed {arguments.rate_of_seed}"
     provenance = {
         "generator": generator(), "commit": commit(), "device": device_name(device),
-        "command": f"claims.py FOLDER --one {target.stem}", "minutes": round((time.monotonic() - started) / 60, 1),
+        "command": f"claims.py FOLDER --one {target.stem}{taken}", "minutes": round((time.monotonic() - started) / 60, 1),
     }  # fmt: skip
     write_text(target, json.dumps(provenance | row, separators=(",", ":")) + "\n")
 

@@ -14,6 +14,7 @@ from claim_parts.experiments import (
     PAPER_CLOCK,
     best_rate,
     experiments,
+    known_rate,
     needs,
     step_seconds,
     within_our_time,
@@ -91,3 +92,13 @@ def test_a_rate_is_searched_from_the_plans_own_until_it_gets_worse(best, tried):
 def test_what_has_learnt_nothing_is_given_higher_rates(at_ten, rate):
     row, _ = best_rate(experiments()[-1], lambda one: (at_ten if one == 10 else 0.0, one))
     assert row["rate"] == rate and list(row["tried"]) == ["1", "0.3", "3", "10"]
+
+
+def test_a_seed_may_take_over_the_rate_that_another_one_chose():
+    last = experiments()[-1]
+    known = known_rate({(last.arm, 0): {"rate": 0.3}}, last, 0)
+    row, learnt = best_rate(last, lambda rate: (0.5, rate), known)
+    assert (row["rate"], row["tried"], learnt) == (0.3, {"0.3": 0.5}, 0.3)
+    assert known_rate({}, last, None) is None
+    with pytest.raises(SystemExit, match="_seed0: its row tells the learning rate"):
+        known_rate({}, last, 0)

@@ -146,17 +146,18 @@ def needs(experiment: Experiment) -> list[str]:
     return found
 
 
-def run(folder: Path, experiment: Experiment, rows: Rows) -> dict[str, Any]:
+def run(folder: Path, experiment: Experiment, rows: Rows, rate_of_seed: int | None = None) -> dict[str, Any]:
     """Train, predict and score; what the row holds beside its provenance.
 
     Parameters
     ----------
     rows : those that are there, by arm and seed.
+    rate_of_seed : the seed whose row's learning rate is taken over; without one it is searched.
     """
     if experiment.task == CLOCK.task:
         return {"arm": experiment.arm, "seed": experiment.job.seed, "seconds": seconds_of_steps(folder, experiment)}
     if experiment.job.recipe.preset == NNUNET:
-        return run_nnunet(folder, experiment, rows)
+        return run_nnunet(folder, experiment, rows, rate_of_seed)
     if experiment.job.recipe.name == PAPER_CLOCK.name:
         steps = plan_of(folder, replace(experiment.job, recipe=DEFAULT)).pretrain.steps
         experiment = replace(experiment, job=within_our_time(experiment.job, rows, steps))
@@ -176,7 +177,7 @@ def run(folder: Path, experiment: Experiment, rows: Rows) -> dict[str, Any]:
         learnt.append(results)
         return validation_score(results, experiment), results
 
-    row, results = best_rate(experiment, attempt)
+    row, results = best_rate(experiment, attempt, known_rate(rows, experiment, rate_of_seed))
     row |= {
         "seconds": seconds(folder, experiment, results), "scores": SCORE[experiment.task](folder, experiment, results),
     }  # fmt: skip
@@ -184,17 +185,28 @@ def run(folder: Path, experiment: Experiment, rows: Rows) -> dict[str, Any]:
     return row
 
 
+def known_rate(rows: Rows, experiment: Experiment, seed: int | None) -> float | None:
+    """The learning rate that the arm's row of a seed chose; None of no seed."""
+    if seed is None:
+        return None
+    row = rows.get((experiment.arm, seed))
+    if row is None:
+        raise SystemExit(f"{experiment.arm}_seed{seed}: its row tells the learning rate to take over: run it first")
+    return float(row["rate"])
+
+
 def best_rate(
-    experiment: Experiment, attempt: Callable[[float], tuple[float, Learnt]]
+    experiment: Experiment, attempt: Callable[[float], tuple[float, Learnt]], known: float | None = None
 ) -> tuple[dict[str, Any], Learnt]:
     """The beginning of a row, and what `attempt` learnt at the rate with the best score on the validation patients.
 
+    A `known` rate is the only one tried.
     From the plan's rate one goes down `LOWER` for as long as it gets better, and up `HIGHER`, where a lower one was not, for as long as it
     gets no worse: what has learnt nothing needs a higher one.
     """
-    tried: dict[float, tuple[float, Learnt]] = {1.0: attempt(1.0)}
-    best = 1.0
-    for way in (LOWER, HIGHER):
+    best = 1.0 if known is None else known
+    tried: dict[float, tuple[float, Learnt]] = {best: attempt(best)}
+    for way in (LOWER, HIGHER) if known is None else ():
         for rate in way:
             tried[rate] = attempt(rate)
             gain = tried[rate][0] - tried[best][0]
@@ -246,7 +258,7 @@ def step_seconds(rows: Rows) -> dict[str, float]:
     return seconds
 
 
-def run_nnunet(folder: Path, experiment: Experiment, rows: Rows) -> dict[str, Any]:
+def run_nnunet(folder: Path, experiment: Experiment, rows: Rows, rate_of_seed: int | None) -> dict[str, Any]:
     """The row of nnU-Net, which may take as long as the steps of our arm take on the CPU, without or with its pretraining."""
     from claim_parts import nnunet
 
@@ -265,7 +277,7 @@ def run_nnunet(folder: Path, experiment: Experiment, rows: Rows) -> dict[str, An
         nnunet.predict(root, images, root / "validation", raw)
         return float(np.mean(list(dice(raw / "labelsTr", root / "validation", labels).values()))), (root, taken)
 
-    row, (root, taken) = best_rate(experiment, attempt)
+    row, (root, taken) = best_rate(experiment, attempt, known_rate(rows, experiment, rate_of_seed))
     found = {}
     for group in experiment.groups:
         test = group_folder(folder, job.cohort, group)
