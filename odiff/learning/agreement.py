@@ -106,6 +106,20 @@ def choose_components(
     return Agreement(best, scores, np.sqrt(falling))
 
 
+def weighted_maps(
+    cells: Sequence[np.ndarray], present: np.ndarray, agreement: Agreement, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`learn_maps` of all cases, each direction times its weight.
+
+    Of all cases a rare view has more components, and so the maps may have more directions, than of those that the weights were measured
+    on; the last, on which views agree least, are left out.
+    """
+    everyone = np.arange(len(present))
+    whitened = whiten_views(cells, present, everyone, agreement.components, seed)
+    maps = learn_maps(cells, present, everyone, whitened)
+    return [(mean, directions[:, : len(agreement.weights)] * agreement.weights) for mean, directions in maps]
+
+
 def most_components(cells: np.ndarray, is_present: np.ndarray) -> int:
     """As many components as a view can have: half as many as cases that have it."""
     return max(1, min(int(is_present.sum()) // 2, cells.shape[1]))

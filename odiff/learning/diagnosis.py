@@ -23,7 +23,7 @@ from odiff.learning.inner_folds import fit_head
 from odiff.learning.pooling_choice import choose_pooling
 from odiff.learning.probe_grid import probed_choice
 from odiff.learning.probes import ProbeResult, choose_features
-from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.run import RunSettings, describe_run, open_run, origins
 from odiff.learning.segmentation import fine_tuning_loop, fine_tuning_rates, parameter_groups
 from odiff.learning.subsets import LabelShare
 from odiff.learning.transfer import load_backbone, log_transfer, with_head
@@ -65,13 +65,15 @@ def train_diagnosis(
     backbone = build_backbone(view_plan.network)
     taken = load_backbone(backbone, pretrained, view_plan) if pretrained else None
     meta = describe_run(plan, view, "diagnosis", fold, settings)
-    meta |= {"pretrained": str(pretrained) if pretrained else None, **to_plain(share)}
+    meta |= {"pretrained": str(pretrained) if pretrained else None, **origins(pretrained=pretrained), **to_plain(share)}
     run = open_run(folder, meta, settings, keep=("features", "features_from", "probes", "pooling_scores"))
     probes = _where_to_read(context, view, fold, training, backbone, pretrained, run, settings, share)
-    network = build_diagnosis(plan, view, probes.choice, recipe.dropout)
+    begun = replace(probes.choice, pooling=first_pooling(recipe.pooling))  # what a resumed run began with too
+    network = build_diagnosis(plan, view, begun, recipe.dropout)
     network.backbone.load_state_dict(backbone.state_dict())
     network.to(settings.device)
     cached = None if run.checkpoint("latest").exists() else _cached(network, context, view, items, settings)
+    _take_pooling(network, probes.choice.pooling, plan, view, settings)
     scores = run.read_config().get("pooling_scores")
     if scores is None and cached and recipe.pooling == AUTO and pretrained:
         patients = [case.patient for case in training if case.of_view(view)][: len(cached.targets)]
@@ -129,10 +131,16 @@ def _choose_pooling(
         return build_head(plan, view, replace(network.choice, pooling=pooling), plan.diagnosis.dropout, settings.device)
 
     chosen, scores = choose_pooling(build, cached, patients, plan.diagnosis, settings.seed)
-    if chosen != network.choice.pooling:
-        torch.manual_seed(settings.seed)
-        network.choice, network.head = replace(network.choice, pooling=chosen), build(chosen)
+    _take_pooling(network, chosen, plan, view, settings)
     return scores
+
+
+def _take_pooling(network: DiagnosisNetwork, pooling: str, plan: Plan, view: str, settings: RunSettings) -> None:
+    """Give the network a new head of a pooling, where it has another, at random by the seed alone."""
+    if pooling != network.choice.pooling:
+        torch.manual_seed(settings.seed)
+        network.choice = replace(network.choice, pooling=pooling)
+        network.head = build_head(plan, view, network.choice, plan.diagnosis.dropout, settings.device)
 
 
 def _start_head(

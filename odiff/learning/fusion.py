@@ -28,7 +28,7 @@ from odiff.learning.fusion_batches import (
 from odiff.learning.fusion_choice import choose_variant
 from odiff.learning.gates import add_gates, gate_table
 from odiff.learning.inner_logits import inner_logits
-from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.run import RunSettings, describe_run, open_run, origins
 from odiff.learning.subsets import LabelShare
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import FusionNetwork, GatedFusion, start_fusion
@@ -113,13 +113,14 @@ def train_fusion(
     plan, recipe = context.plan, context.plan.fusion
     networks = view_networks(context, fold, settings)
     meta = describe_run(plan, FUSED, "diagnosis", fold, settings)
-    meta |= {**to_plain(share), "fused_views": list(networks)}
+    views = {view: context.results.task(view, "diagnosis", fold).checkpoint("final") for view in networks}
+    meta |= {**to_plain(share), "fused_views": list(networks), **origins(**views)}
     run = open_run(folder, meta, settings, keep=("code_from", "code_shares", *CHOSEN))
     kept = with_views(context, networks, training)
     meta |= _chosen_variant(context, fold, networks, kept, run, settings)
     run.write_config(run.read_config() | meta)
     torch.manual_seed(settings.seed)
-    heads = {view: one.cpu().head for view, one in networks.items()}
+    heads = {view: one.head for view, one in networks.items()}
     network = start_fusion(meta["variant"], heads, len(plan.diagnoses))
     is_gated = isinstance(network, GatedFusion)
     if not run.is_trained():

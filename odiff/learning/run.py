@@ -1,7 +1,7 @@
 """What every kind of training run shares: its settings, its description, and whether it may be resumed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from odiff import __version__
 from odiff.errors import CheckpointError
 from odiff.plan import Plan, ViewPlan, from_plain, to_plain
+from odiff.storage import file_digest
 from odiff.training.checkpoint import FORMAT
 from odiff.training.precision import precision_of
 from odiff.training.run_folder import RunFolder
@@ -63,7 +64,12 @@ def open_run(folder: Path, meta: dict[str, Any], settings: RunSettings, keep: tu
     return run
 
 
-SAME = ("task", "view", "fold", "seed", "pretrained", "pretrained_sha256", "label_fraction", "columns")
+SAME = ("task", "view", "fold", "seed", "pretrained", "label_fraction", "columns", "fused_views")
+FIT = ("network", "spacing_zyx_mm", "normalisation")
+# What a network's answers mean, by task; in pretraining they mean what the diffusion's process says.
+ANSWERS = {"segmentation": "labels", "diagnosis": "diagnoses", "probe": "diagnoses", "tabular": "diagnoses"}
+PROCESS = ("prediction", "schedule", "time_steps")
+ORIGINS = "origins_sha256"
 
 
 def _check_same_run(run: RunFolder, meta: dict[str, Any]) -> None:
@@ -74,11 +80,46 @@ def _check_same_run(run: RunFolder, meta: dict[str, Any]) -> None:
                 f"{run.path}: holds a run with {key} {stored.get(key)!r}, now {meta.get(key)!r}; "
                 "give the same value to resume it, or --restart to move it aside"
             )
+    _check_origins(run, stored.get(ORIGINS) or {}, meta.get(ORIGINS) or {})
+    check_answers(run, meta["plan"])
+    advice = "--restart moves the old run aside"
     views = [name for name in stored["plan"]["views"] if meta["view"] in (name, "fused")]
     for view in views:
-        check_fit(
-            plan_of_view(stored, view), plan_of_view(meta, view), str(run.path), "--restart moves the old run aside"
+        before, now = plan_of_view(stored, view), plan_of_view(meta, view)
+        fields = (*FIT, "diffusion") if meta["task"] == "pretrain" else FIT
+        check_fit(_but_probes(before, now), now, str(run.path), advice, fields)
+
+
+def _but_probes(before: ViewPlan, now: ViewPlan) -> ViewPlan:
+    """The plan of before with what of its diffusion may differ, all but the process itself, as it is now."""
+    process = {name: getattr(before.diffusion, name) for name in PROCESS}
+    return replace(before, diffusion=replace(now.diffusion, **process))
+
+
+def check_answers(run: RunFolder, plan: Mapping[str, Any]) -> None:
+    """Raise a `CheckpointError` where the network of a run answers other labels or diagnoses than those of `plan`, as stored."""
+    stored = run.read_config()
+    field = ANSWERS.get(stored["task"])
+    if field and stored["plan"][field] != plan[field]:
+        raise CheckpointError(
+            f"{run.path}: was trained for {field} {stored['plan'][field]}, the plan now has {plan[field]}; give dataset.json the same "
+            f"and plan again, or --restart to move the run aside"
         )
+
+
+def origins(**paths: Path | None) -> dict[str, dict[str, str]]:
+    """What a run stands on, for its description: the digest of each file by name, of those that are given."""
+    return {ORIGINS: {name: file_digest(path) for name, path in paths.items() if path}}
+
+
+def _check_origins(run: RunFolder, stored: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise a `CheckpointError` where what the run stands on was trained again since; earlier versions did not store it."""
+    for name, digest in now.items():
+        if stored.get(name, digest) != digest:
+            raise CheckpointError(
+                f"{run.path}: stands on the {name} model as it was, sha256 {stored[name][:12]}, which is now {digest[:12]}: it was trained "
+                "again since; --restart moves this run aside and trains it on the new one"
+            )
 
 
 def plan_of_view(meta: dict[str, Any], view: str) -> ViewPlan:
@@ -86,10 +127,7 @@ def plan_of_view(meta: dict[str, Any], view: str) -> ViewPlan:
     return from_plain(ViewPlan, meta["plan"]["views"][view], f"plan.views.{view}", CheckpointError)
 
 
-def check_fit(
-    trained: ViewPlan, planned: ViewPlan, where: str, advice: str,
-    fields: Sequence[str] = ("network", "spacing_zyx_mm", "normalisation"),
-) -> None:  # fmt: skip
+def check_fit(trained: ViewPlan, planned: ViewPlan, where: str, advice: str, fields: Sequence[str] = FIT) -> None:
     """Raise a `CheckpointError` unless the `fields` of both agree; steps and rates may differ."""
     for field in fields:
         if getattr(trained, field) != getattr(planned, field):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from odiff.data.batches import BatchSource, SegmentationBatches
 from odiff.errors import DatasetError
 from odiff.learning.features import noised, step_noise
-from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.run import RunSettings, describe_run, open_run, origins
 from odiff.learning.segment import build_segmentation, class_values
 from odiff.learning.segmentation_loss import hard_dice_parts, segmentation_loss
 from odiff.learning.subsets import LabelShare
@@ -61,6 +61,7 @@ def train_segmentation(
     meta = describe_run(plan, view, "segmentation", fold, settings)
     meta |= {
         "pretrained": str(pretrained) if pretrained else None,
+        **origins(pretrained=pretrained),
         "label_fraction": share.label_fraction if share else 1.0,
         "patients": share.patients if share else None,
         "train": list(data.train),

@@ -9,7 +9,7 @@ import torch
 
 from odiff.data.index import PreparedCase
 from odiff.errors import CheckpointError
-from odiff.learning.agreement import WIDTH, choose_components, learn_maps, whiten_views
+from odiff.learning.agreement import WIDTH, choose_components, weighted_maps
 from odiff.learning.code_model import build_code
 from odiff.learning.code_volumes import small_volumes
 from odiff.learning.context import Context
@@ -56,11 +56,8 @@ def pretrain_code(context: Context, settings: RunSettings) -> RunFolder | None:
     present = np.array([[bool(case.of_view(view)) for view in views] for case in cases])
     cells = [view_cells(code.part(view), context, view, cases, settings.device) for view in views]
     agreement = choose_components(cells, present, [case.patient for case in cases], settings.seed)
-    everyone = np.arange(len(cases))
-    whitened = whiten_views(cells, present, everyone, agreement.components, settings.seed)
-    maps = learn_maps(cells, present, everyone, whitened)
-    for view, (mean, directions) in zip(views, maps, strict=True):
-        code.part(view).take(torch.from_numpy(mean), torch.from_numpy(directions * agreement.weights))
+    for view, (mean, directions) in zip(views, weighted_maps(cells, present, agreement, settings.seed), strict=True):
+        code.part(view).take(torch.from_numpy(mean), torch.from_numpy(directions))
     meta = describe_run(context.plan, FUSED, "pretrain", None, settings) | {
         "code_views": list(views), "width": WIDTH, "cases": len(cases), "components": agreement.components,
         "agreement_held_out": {str(size): round(score, 3) for size, score in agreement.scores.items()},

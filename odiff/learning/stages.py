@@ -15,7 +15,7 @@ from odiff.learning.oof import collect_out_of_fold
 from odiff.learning.pretrain import pretrain
 from odiff.learning.pretrained import find_pretrained
 from odiff.learning.probe_grid import probe_fold
-from odiff.learning.run import RunSettings
+from odiff.learning.run import RunSettings, check_answers
 from odiff.learning.segment import load_segmentation
 from odiff.learning.segmentation import TaskData, train_segmentation
 from odiff.learning.segmentation_scores import validate_segmentation
@@ -24,6 +24,7 @@ from odiff.learning.subsets import LabelShare, is_labelled, label_subset, share_
 from odiff.learning.tabular_model import TABULAR
 from odiff.learning.tabular_stage import run_tabular, uses_table
 from odiff.network.baselines import BASELINES
+from odiff.plan import to_plain
 from odiff.plan.parse import closest
 from odiff.training.run_folder import RunFolder
 from odiff.vocabulary import FUSED
@@ -190,7 +191,9 @@ def run_segmentation(context: Context, view: str, fold: str, options: TrainOptio
     watched = _masked_names(context.cases_of_fold(fold, "val"), view)
     data = TaskData(context.prepared(view), _masked_names(training, view), watched)
     run = context.results.task(view, "segmentation", fold)
-    if not options.validate_only:
+    if options.validate_only:
+        _check_answers(run, context)
+    else:
         start = _pretrained(context, view, options)
         train_segmentation(data, context.plan, view, fold, run.path, start, settings, share)
     if watched and (options.validate_only or not (run.validation / "summary.json").exists()):
@@ -238,20 +241,22 @@ def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions,
     """Fine-tune and validate one fold of diagnosis."""
     training, validation, share = known_cases(context, view, fold, options, settings)
     run = context.results.task(view, "diagnosis", fold)
-    if not options.validate_only:
-        if view == FUSED:
-            code = find_code(code_start(context, options), context.results, context.results_root, context.plan.joint)
-            train_fusion(context, fold, training, run.path, code, settings, share)
-        else:
-            start = _pretrained(context, view, options)
-            train_diagnosis(context, view, fold, training, validation, run.path, start, settings, share)
-    if validation and (options.validate_only or not (run.validation / "predictions.csv").exists()):
+    if options.validate_only:
+        _check_answers(run, context)
+    elif view == FUSED:
+        code = find_code(code_start(context, options), context.results, context.results_root, context.plan.joint)
+        train_fusion(context, fold, training, run.path, code, settings, share)
+    else:
+        start = _pretrained(context, view, options)
+        train_diagnosis(context, view, fold, training, validation, run.path, start, settings, share)
+    is_new = options.validate_only or not (run.validation / "predictions.csv").exists()
+    if validation and is_new:
         score = validate_fusion if view == FUSED else validate_diagnosis
         summary = score(context, view, fold, validation, run, settings)
         macro = summary["labels"]["macro"]["auroc"]
         log.info("%s diagnosis fold %s: macro AUROC %s", view, fold, "unknown" if macro is None else f"{macro:.3f}")
     if view == FUSED and uses_table(context.plan):
-        run_tabular(context, fold, training, validation, settings, share, options.validate_only)
+        run_tabular(context, fold, training, validation, settings, share, options.validate_only, is_new)
 
 
 def training_cases(context: Context, fold: str, fraction: float, seed: int) -> tuple[PreparedCase, ...]:
@@ -276,6 +281,12 @@ def _check_labels(context: Context, view: str, fold: str, share: LabelShare) -> 
         )
     for name, reason in share.not_computable.items():
         log.warning("%s diagnosis fold %s: %s is not computable: %s", view, fold, name, reason)
+
+
+def _check_answers(run: RunFolder, context: Context) -> None:
+    """Refuse to validate a network of other labels than the plan's; one that is missing is missed where it is read."""
+    if run.is_trained():
+        check_answers(run, to_plain(context.plan))
 
 
 def _has_view(case: PreparedCase, view: str) -> bool:

@@ -18,7 +18,7 @@ from odiff.learning.diagnose import load_fusion
 from odiff.learning.diagnosis_scores import read_logits, scores_but, truth_of, write_scores
 from odiff.learning.fusion import inner_cases, view_networks, with_views
 from odiff.learning.fusion_batches import EmbeddedCases
-from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.run import RunSettings, describe_run, open_run, origins
 from odiff.learning.subsets import LabelShare
 from odiff.learning.tabular import learn_tabular
 from odiff.learning.tabular_model import TABULAR, load_tabular
@@ -54,11 +54,12 @@ def train_tabular(
             "fused tabular fold %s: no training case has a value of %s, left out", fold, ", ".join(plan.tabular)
         )
         return None
+    fused = context.results.task(FUSED, "diagnosis", fold)
     meta = describe_run(plan, FUSED, TABULAR, fold, settings) | to_plain(share) | {"columns": dict(plan.tabular)}
+    meta |= origins(fusion=fused.checkpoint("final"))
     run = open_run(context.results.task(FUSED, TABULAR, fold).path, meta, settings)
     if run.is_trained():
         return run
-    fused = context.results.task(FUSED, "diagnosis", fold)
     fusion = load_fusion(fused.checkpoint("final"), len(plan.diagnoses), networks)
     inner = inner_cases(context, {view: networks[view] for view in fusion.heads.views}, fold, kept, settings)
     images, truth, patients = fused_logits(fusion, inner), truth_of(kept, plan.diagnoses), [one.patient for one in kept]
@@ -112,14 +113,14 @@ def validate_tabular(
 
 def run_tabular(
     context: Context, fold: str, training: Sequence[PreparedCase], validation: Sequence[PreparedCase],
-    settings: RunSettings, share: LabelShare, is_validating_only: bool,
+    settings: RunSettings, share: LabelShare, is_validating_only: bool, is_validated_anew: bool,
 ) -> None:  # fmt: skip
     """Train and validate one fold of the tabular stage, as far as it is missing; a fold validated anew is scored anew."""
     stored = context.results.task(FUSED, TABULAR, fold)
     run = stored if is_validating_only else train_tabular(context, fold, training, settings, share)
     if run is None or not run.is_trained() or not validation:
         return
-    if is_validating_only or not (run.validation / "summary.json").exists():
+    if is_validated_anew or not (run.validation / "summary.json").exists():
         summary = validate_tabular(context, fold, validation, run, settings)
         with_table, without = (summary[key]["macro"]["auroc"] for key in ("labels", "labels_without_table"))
         log.info("fused fold %s: macro AUROC %s with the table, %s without", fold, _told(with_table), _told(without))

@@ -49,7 +49,11 @@ def _is_recorded(network: nn.Module, shape: tuple[int, ...], device: torch.devic
     dtype, before = precision_of(device).dtype, network.training
     network.train()
     try:
-        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
+        # a stream to record on is made on the current device, whichever the network is on
+        with (
+            torch.cuda.device(device),
+            torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False),
+        ):
             torch.cuda.make_graphed_callables(network, (x, t), allow_unused_input=True)
     except RuntimeError as fault:
         log.warning("training runs without a CUDA graph, slower: %s", str(fault).splitlines()[0])

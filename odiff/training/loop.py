@@ -1,5 +1,6 @@
 """The one training loop: pretraining and both tasks hand it different functions."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,6 +107,8 @@ def train(
         The loss is no number any more; what was saved before stays.
     """
     resume(state, folder)
+    if state.step < settings.steps:
+        folder.forget_validation()
     losses = LossWatch(title, settings.rate_field, state.scaler.is_enabled())
     folder.path.mkdir(parents=True, exist_ok=True)
     loader = iter(
@@ -201,14 +204,15 @@ def resume(state: TrainingState, folder: RunFolder) -> None:
     load_weights(state.network, checkpoint.part("network."), str(path))
     load_weights(state.average, checkpoint.part("weights."), str(path))
     load_optimiser(state.optimiser, checkpoint.part("optimiser."))
-    state.scaler.load_state_dict(checkpoint.meta.get("scaler", {}))
+    if stored := checkpoint.meta.get("scaler"):  # nothing where the steps before were not in float16
+        state.scaler.load_state_dict(stored)
     state.step, state.best = checkpoint.meta["step"], checkpoint.meta["best"]
     folder.drop_metrics_after(state.step)
 
 
 def _keep_best(state: TrainingState, folder: RunFolder, entry: dict[str, Any], meta: dict[str, Any]) -> None:
     score = entry.get("score")
-    if score is None or (state.best is not None and score <= state.best):
+    if score is None or not math.isfinite(score) or (state.best is not None and score <= state.best):
         return
     state.best = score
     save_checkpoint(folder.checkpoint("best"), weights_of(state), {**meta, "step": state.step, "score": score})

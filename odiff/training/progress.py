@@ -41,8 +41,10 @@ def draw_progress(folder: RunFolder) -> None:
 
 
 def running_mean(values: Sequence[float], window: int = 50) -> np.ndarray:
-    """Mean of up to `window` values before and at each step."""
-    sums = np.cumsum(np.concatenate([[0.0], np.asarray(values, float)]))
+    """Mean of up to `window` values before and at each step, of those that are finite; NaN where none is."""
+    known, found = np.isfinite(values), np.asarray(values, float)
+    sums, counts = (np.cumsum(np.concatenate([[0.0], one])) for one in (np.where(known, found, 0.0), known))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - window)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    count = counts[ends] - counts[starts]
+    return np.divide(sums[ends] - sums[starts], count, out=np.full(len(values), np.nan), where=count > 0)

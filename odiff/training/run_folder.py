@@ -41,6 +41,11 @@ class RunFolder:
         """Predictions and scores of the validation cases."""
         return self.path / "validation"
 
+    def forget_validation(self) -> None:
+        """Remove the scores of the network before more steps: where they are missing validation is made anew."""
+        for name in ("predictions.csv", "summary.json"):
+            (self.validation / name).unlink(missing_ok=True)
+
     def is_trained(self) -> bool:
         """Whether all steps were made."""
         return self.checkpoint("final").exists()

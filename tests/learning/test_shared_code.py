@@ -18,7 +18,14 @@ from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preproc
 from odiff.geometry import read_volume
 from odiff.inference.predictor import CaseImages, Predictor
 from odiff.learning import code_volumes, shared_code
-from odiff.learning.agreement import agreeing_directions, choose_components, learn_maps, whiten, whiten_views
+from odiff.learning.agreement import (
+    agreeing_directions,
+    choose_components,
+    learn_maps,
+    weighted_maps,
+    whiten,
+    whiten_views,
+)
 from odiff.learning.code_diagnosis import (
     code_shares,
     find_code,
@@ -129,6 +136,21 @@ def test_both_visits_of_a_patient_are_on_one_side_when_components_are_chosen(rng
     by_patient = choose_components(views, np.ones((300, 2), bool), patients, 0)
     by_case = choose_components(views, np.ones((300, 2), bool), np.arange(300).astype(str), 0)
     assert by_patient.scores[50] < 2 < 6 < by_case.scores[50]
+
+
+@pytest.mark.parametrize(("most", "fewest"), [(60, 20), (100, 40), (25, 20), (60, 60)])
+def test_a_view_that_few_cases_have_is_learnt_from_all_of_them(rng, most, fewest):
+    """Two views of most cases, the first and a third of the others: of all cases there are more directions than of the training ones."""
+    n = most + fewest
+    common = rng.standard_normal((n, 5))
+    cells = [common @ rng.standard_normal((5, 300)) + 0.5 * rng.standard_normal((n, 300)) for _ in range(3)]
+    present = np.array([[True, one < most, one >= most] for one in range(n)])
+    agreement = choose_components(cells, present, [f"p{one}" for one in range(n)], seed=0)
+    maps = weighted_maps(cells, present, agreement, seed=0)
+    rows = [(one - mean) @ directions for one, (mean, directions) in zip(cells, maps, strict=True)]
+    for view in range(3):
+        seen = present[:, view]
+        assert explained(rows[view][seen], common[seen]) > 0.8
 
 
 def case_of(name, *views, patient=None):
@@ -356,6 +378,17 @@ def test_a_view_without_a_network_takes_no_part_in_training_either(cohort, tmp_p
     results = train(tmp_path, "fused")
     stored = read_checkpoint(results.task("fused", "diagnosis", "0").checkpoint("code")).tensors["weights.weight"]
     assert stored[2].any() and not stored[1].any() and not stored[3].any()
+
+
+def test_a_fusion_of_views_that_were_trained_again_is_refused(cohort, tmp_path):
+    for part in ("preprocessed", "results"):
+        shutil.copytree(cohort / part, tmp_path / part)
+    train(tmp_path, "axial", (*FEW, "diagnosis.steps=3"), pretrained="none")
+    with pytest.raises(CheckpointError, match=r"stands on the axial model as it was, .*--restart"):
+        train(tmp_path, "fused")
+    shutil.rmtree(tmp_path / "results" / "Dataset001_Knee" / "cpu_demo" / "sagittal")
+    with pytest.raises(CheckpointError, match=r"fused_views \['sagittal', 'axial'\], now \['axial'\]"):
+        train(tmp_path, "fused")
 
 
 def test_the_code_of_another_dataset_is_taken_if_it_is_of_the_same_joint(cohort, tmp_path, caplog):

@@ -15,9 +15,12 @@ from odiff.learning import diagnosis, pretrain, segmentation
 from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
-from odiff.training import run_folder
+from odiff.network.heads import ATTENTION
+from odiff.training import loop, run_folder
 from odiff.training.checkpoint import FORMAT, read_checkpoint, save_checkpoint
-from odiff.training.loop import train
+from odiff.training.loop import LoopSettings, train
+from odiff.training.precision import Precision
+from odiff.training.progress import running_mean
 from odiff.training.run_folder import RunFolder
 
 SETTINGS = RunSettings(0, torch.device("cpu"), 0)
@@ -161,6 +164,98 @@ def test_validate_only_scores_a_trained_run_again(planned, tmp_path):
     shutil.rmtree(run.validation)
     train_task(planned, tmp_path, "segmentation", validate_only=True)
     assert json.loads(summary.read_text()) == before
+
+
+@pytest.mark.parametrize(("task", "scores"), [("segmentation", "summary.json"), ("diagnosis", "predictions.csv")])
+def test_a_finished_run_that_is_trained_further_is_validated_again(planned, tmp_path, task, scores):
+    run = train_task(planned, tmp_path, task).results.task("axial", task, "0")
+    (run.validation / scores).write_text("of the network before")
+    train_task(planned, tmp_path, task)
+    assert (run.validation / scores).read_text() == "of the network before"
+    train_task(planned, tmp_path, task, few=(*FEW, f"{task}.steps=6"))
+    assert (run.validation / scores).read_text() != "of the network before"
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+@pytest.mark.parametrize(("task", "field"), [("segmentation", "labels"), ("diagnosis", "diagnoses")])
+def test_a_run_for_other_labels_is_refused(planned, tmp_path, task, field, validate_only):
+    shutil.copytree(planned / "preprocessed", tmp_path / "preprocessed")
+    train_task(tmp_path, tmp_path, task)
+    path = tmp_path / "preprocessed" / "Dataset001_Knee" / "plans.json"
+    plan = json.loads(path.read_text())
+    if task == "diagnosis":
+        plan[field] = plan[field][::-1]
+    else:
+        plan[field] = {("patella" if name == "patella" else f"{name}_2"): n for name, n in plan[field].items()}
+        plan[field] = {"background": 0} | {name: n for name, n in plan[field].items() if n}
+    path.write_text(json.dumps(plan))
+    with pytest.raises(CheckpointError, match=f"was trained for {field} .*--restart"):
+        train_task(tmp_path, tmp_path, task, validate_only=validate_only)
+
+
+@pytest.mark.parametrize("change", ["prediction=epsilon", "schedule=linear", "time_steps=500"])
+def test_a_pretraining_of_another_process_is_refused_and_of_other_probes_is_not(planned, tmp_path, change):
+    train_task(planned, tmp_path, "pretrain")
+    with pytest.raises(CheckpointError, match="was trained with diffusion"):
+        train_task(planned, tmp_path, "pretrain", few=(*FEW, f"views.axial.diffusion.{change}"))
+    train_task(planned, tmp_path, "pretrain", few=(*FEW, "views.axial.diffusion.probe_time_steps=[50]"))
+
+
+@pytest.mark.parametrize("task", ["segmentation", "diagnosis"])
+def test_a_run_whose_pretraining_went_on_is_refused(planned, tmp_path, task):
+    train_task(planned, tmp_path, "pretrain")
+    train_task(planned, tmp_path, task, pretrained="auto")
+    train_task(planned, tmp_path, task, pretrained="auto")
+    train_task(planned, tmp_path, "pretrain", few=(*FEW, "pretrain.steps=5"))
+    with pytest.raises(CheckpointError, match=r"stands on the pretrained model as it was, .*--restart"):
+        train_task(planned, tmp_path, task, pretrained="auto")
+
+
+@pytest.mark.parametrize("stored", [ATTENTION, "local"])
+def test_a_diagnosis_interrupted_before_its_first_checkpoint_ends_like_an_undisturbed_one(
+    planned, tmp_path, monkeypatch, stored
+):
+    monkeypatch.setattr(diagnosis, "choose_pooling", lambda *_: (stored, {stored: 0.9}))
+    few = (*FEW, "diagnosis.pooling=auto")
+    train_task(planned, tmp_path / "start", "pretrain")
+    start = str(folder_of(tmp_path / "start", "pretrain") / "checkpoint_final.safetensors")
+    train_task(planned, tmp_path / "whole", "diagnosis", few=few, pretrained=start)
+
+    def cut(*_):
+        raise PowerCutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(diagnosis, "train", cut)
+        with pytest.raises(PowerCutError):
+            train_task(planned, tmp_path / "cut", "diagnosis", few=few, pretrained=start)
+    train_task(planned, tmp_path / "cut", "diagnosis", few=few, pretrained=start)
+    a, b = (
+        read_checkpoint(folder_of(tmp_path / name, "diagnosis") / "checkpoint_final.safetensors").tensors
+        for name in ("whole", "cut")
+    )
+    assert a.keys() == b.keys() and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+def test_a_run_goes_on_in_float16_that_was_begun_in_another_type(planned, tmp_path, monkeypatch):
+    train_task(planned, tmp_path, "pretrain")
+    monkeypatch.setattr(loop, "precision_of", lambda _: Precision("float16", False, "for the test"))
+    train_task(planned, tmp_path, "pretrain", few=(*FEW, "pretrain.steps=5"))
+    latest = read_checkpoint(folder_of(tmp_path, "pretrain") / "checkpoint_latest.safetensors")
+    assert latest.meta["step"] == 5 and latest.meta["scaler"]["scale"] > 1
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
+    network = torch.nn.Linear(1, 1)
+    rest = LoopSettings(1, 1, 0.0, 0.0, 0.9, 1, 1, torch.device("cpu"), 0, 0)
+    state = loop.start_state(network, {"all": list(network.parameters())}, rest)
+    for score, best in [(0.9, 0.9), (float("nan"), 0.9), (0.1, 0.9), (0.95, 0.95)]:
+        loop._keep_best(state, RunFolder(tmp_path), {"score": score}, {})
+        assert state.best == best
+
+
+def test_the_running_mean_passes_over_what_is_no_number():
+    assert running_mean([1, float("inf"), 3, 5], window=2).tolist() == [1, 1, 3, 4]
+    assert running_mean([float("nan"), 2], window=1)[1] == 2
 
 
 def test_folds_keep_patients_apart_and_cover_every_case_once(planned, tmp_path):
