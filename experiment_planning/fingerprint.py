@@ -66,12 +66,12 @@ class Fingerprint:
 
 
 def file_stamp(series: Series) -> str:
-    """Size and time of the files of a series; another one means they changed."""
+    """Size and time of the files of a series; another one means they changed, or that one is missing."""
     parts = []
     for path in (series.image, series.mask):
         if path is not None:
-            status = path.stat()
-            parts.append(f"{status.st_size}-{status.st_mtime_ns}")
+            status = path.stat() if path.exists() else None
+            parts.append(f"{status.st_size}-{status.st_mtime_ns}" if status else "missing")
     return "+".join(parts)
 
 

@@ -1,5 +1,7 @@
 """Whether an axis may be mirrored: as augmentation, and at test time."""
 
+import re
+
 from odiff.dataset import DatasetDescription
 from odiff.experiment_planning.fingerprint import Fingerprint
 from odiff.experiment_planning.presets import Preset
@@ -8,6 +10,7 @@ from odiff.geometry import MEDIAL_LATERAL_AXIS
 
 SIDED = ("left", "right", "medial", "lateral")
 SIDED_ABBREVIATIONS = ("MM", "LM", "MCL", "LCL")
+WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of medial_meniscus, MedialMeniscus, "meniscus (medial)"
 
 
 def plan_mirroring(
@@ -32,4 +35,8 @@ def sided_labels(description: DatasetDescription) -> list[str]:
     """Labels and diagnoses that mean one side, but for the pairs that are swapped on a flip."""
     swapped = {name for pair in description.left_right for name in pair}
     names = [name for name in (*description.labels, *description.diagnoses) if name not in swapped]
-    return [n for n in names if n in SIDED_ABBREVIATIONS or any(word in n.lower().split("_") for word in SIDED)]
+    return [name for name in names if any(_is_sided(word) for word in WORDS.findall(name))]
+
+
+def _is_sided(word: str) -> bool:
+    return word.lower() in SIDED or word.upper() in SIDED_ABBREVIATIONS

@@ -5,11 +5,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+from odiff.errors import OdiffError
 
 T = TypeVar("T")
 SAFE_PATH = "PYTHONSAFEPATH"
@@ -57,7 +60,13 @@ def _finished(waiting: dict[Any, int], bar: tqdm) -> Iterator[tuple[int, Any]]:
     future = next(as_completed(waiting))
     number = waiting.pop(future)
     bar.update()
-    yield number, future.result()
+    try:
+        found = future.result()
+    except BrokenProcessPool:
+        raise OdiffError(
+            "a worker process was killed, most likely because memory ran out; give -np 1, or fewer processes than now"
+        ) from None
+    yield number, found
 
 
 def warm_up() -> None:

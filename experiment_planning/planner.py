@@ -59,12 +59,12 @@ def plan_dataset(
     Parameters
     ----------
     dataset : name of the dataset folder.
-    like : a plan whose networks and normalisation are taken over, so that its pretrained weights load.
+    like : a plan whose networks, diffusion and normalisation are taken over, so that its pretrained weights load and mean the same.
 
     Raises
     ------
     PlanError
-        A view has no images, or `like` does not have it.
+        A view has no images, or `like` does not have it, or has it on another grid than the preset.
     """
     rule = "the type in which convolutions run fastest here; odiff_train --precision overrides it"
     decisions = [Decision("precision", machine.precision.partition(":")[0], rule, machine.precision)]
@@ -77,7 +77,7 @@ def plan_dataset(
         diagnosis_batch = preset.diagnosis.batch_size if description.diagnoses else 0
         tasks = Tasks(len(description.labels), diagnosis_batch, preset.segmentation.head)
         planned[view] = plan_view(
-            fingerprint.views[view], tasks, preset, machine, mirror_axes, reasons, _view_of(like, view)
+            fingerprint.views[view], tasks, preset, machine, mirror_axes, reasons, _view_of(like, view, preset)
         )
     return Plan(
         schema_version=SCHEMA_VERSION, name=preset_name, dataset=dataset, joint=description.joint, preset=preset_name,
@@ -91,11 +91,16 @@ def plan_dataset(
     )  # fmt: skip
 
 
-def _view_of(like: Plan | None, view: str) -> ViewPlan | None:
+def _view_of(like: Plan | None, view: str, preset: Preset) -> ViewPlan | None:
     if like is None:
         return None
     if view not in like.views:
         raise PlanError(f"--like {like.dataset}: its plan has no view {view}, only {', '.join(like.views)}")
+    if like.views[view].grid != preset.grid:
+        raise PlanError(
+            f"--like {like.dataset}: its volumes are on the {like.views[view].grid} grid, those of this preset on the {preset.grid} one; "
+            f"give --preset {like.preset} too"
+        )
     return like.views[view]
 
 
@@ -115,7 +120,7 @@ def plan_view(
     )
     return ViewPlan(
         view=seen.view, spacing_zyx_mm=spacing, patch_zyx=patch, normalisation=like.normalisation if like else preset.normalisation,
-        network=network, diffusion=plan_diffusion(spacing, network, preset), mirror_axes=mirror_axes,
+        network=network, diffusion=plan_diffusion(spacing, network, preset, like), mirror_axes=mirror_axes,
         batch_size=batch_size, accumulate=accumulate, estimated_memory_gb=round(memory, 2), grid=like.grid if like else preset.grid,
     )  # fmt: skip
 
@@ -280,7 +285,8 @@ def plan_batch(
     others = replace(tasks, diagnosis_batch=0)
     while batch > 1 and memory_needed(network, patch, batch, others, machine) > machine.memory_gb:
         batch -= 1
-    accumulate = -(-wanted // batch)
+    batch = max(size for size in range(1, batch + 1) if wanted % size == 0)  # else a step would learn from more cases
+    accumulate = wanted // batch
     reasons.add(
         "batch_size",
         batch,
@@ -290,13 +296,15 @@ def plan_batch(
     return batch, accumulate
 
 
-def plan_diffusion(spacing: Spacing, network: NetworkPlan, preset: Preset) -> DiffusionPlan:
-    """Step 5: noise and target from the preset, blocks to probe from the topology."""
-    chosen = preset.diffusion
+def plan_diffusion(
+    spacing: Spacing, network: NetworkPlan, preset: Preset, like: ViewPlan | None = None
+) -> DiffusionPlan:
+    """Step 5: noise and target from the preset, or those that the network to take over learnt; blocks to probe from the topology."""
+    chosen = like.diffusion if like else preset.diffusion
     return DiffusionPlan(
         time_steps=chosen.time_steps, schedule=chosen.schedule, prediction=chosen.prediction,
         loss_weighting=chosen.loss_weighting, min_snr_gamma=chosen.min_snr_gamma, mask_fraction=chosen.mask_fraction,
-        mask_block_zyx=block_in_voxels(chosen.mask_block_mm, spacing), probe_time_steps=chosen.probe_time_steps,
+        mask_block_zyx=block_in_voxels(preset.diffusion.mask_block_mm, spacing), probe_time_steps=chosen.probe_time_steps,
         probe_blocks=block_names(network),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Collection
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from odiff.data.index import PreparedCase, PreparedDataset, PreparedSeries, write_index
+from odiff.data.index import PreparedCase, PreparedDataset, PreparedSeries, drop_index, write_index
 from odiff.data.labels import mark_unknown
 from odiff.data.preprocessing import prepare
 from odiff.data.store import FORMAT, read_stored, write_array, write_prepared
@@ -22,6 +23,7 @@ from odiff.plan import Plan, to_plain
 from odiff.storage import write_json
 
 SPLITS = "splits_final.json"
+log = logging.getLogger(__name__)
 
 
 def view_folder(preprocessed: Path, plan: Plan, view: str) -> Path:
@@ -29,8 +31,12 @@ def view_folder(preprocessed: Path, plan: Plan, view: str) -> Path:
     return preprocessed / f"{plan.name}_{view}"
 
 
-def preprocess_dataset(dataset: Dataset, plan: Plan, preprocessed: Path, processes: int = 2) -> tuple[int, int]:
-    """Preprocess what is missing or out of date, and write index and splits.
+def preprocess_dataset(
+    dataset: Dataset, plan: Plan, preprocessed: Path, processes: int = 2, skipped: Collection[str] = ()
+) -> tuple[int, int]:
+    """Preprocess what is missing or out of date, and write splits and, last, the index.
+
+    `skipped` are cases that the dataset has no more, though folds may name them.
 
     Returns
     -------
@@ -41,23 +47,28 @@ def preprocess_dataset(dataset: Dataset, plan: Plan, preprocessed: Path, process
         for series in case.series:
             if series.view not in plan.views:
                 continue
-            folder, is_left = (
-                view_folder(preprocessed, plan, series.view),
-                case.laterality == "L" and plan.flip_left_joints,
-            )
+            folder = view_folder(preprocessed, plan, series.view)
+            is_left = is_mirrored(case.laterality, plan, series.view)
             stamp = preprocess_stamp(series, plan, is_left)
             if is_current(folder, series.name, stamp):
                 current += 1
             else:
                 jobs.append((series, plan, is_left, folder, stamp))
+    check_splits_of(dataset, preprocessed, skipped)
+    if jobs:
+        drop_index(preprocessed)
     for _ in run_parallel(preprocess_series, jobs, processes, "preprocess"):
         pass
-    write_index(
-        preprocessed, PreparedDataset(dataset.folder.name, tuple(_prepared_case(case, plan) for case in dataset.cases))
-    )
     copy_description(dataset.folder, preprocessed)
     write_splits(dataset, preprocessed)
+    cases = tuple(_prepared_case(case, plan) for case in dataset.cases)
+    write_index(preprocessed, PreparedDataset(dataset.folder.name, cases, tuple(sorted(skipped))))
     return len(jobs), current
+
+
+def is_mirrored(laterality: str | None, plan: Plan, view: str) -> bool:
+    """Whether a joint of that side is mirrored to be a right one; on the paper's grid none is."""
+    return laterality == "L" and plan.flip_left_joints and plan.views[view].grid == "canonical"
 
 
 def preprocess_stamp(series: Series, plan: Plan, is_left: bool) -> str:
@@ -82,6 +93,7 @@ def is_current(folder: Path, name: str, stamp: str) -> bool:
 
 def preprocess_series(series: Series, plan: Plan, is_left: bool, folder: Path, stamp: str) -> None:
     """Read, prepare and store one series with its mask."""
+    (folder / f"{series.name}.json").unlink(missing_ok=True)  # its stamp does not hold for arrays half written
     volume = read_volume(series.image)
     if series.mask is None:
         write_prepared(folder, series.name, prepare(volume, None, plan.views[series.view], is_left), stamp)
@@ -112,17 +124,35 @@ def copy_description(raw: Path, preprocessed: Path) -> None:
     for name in ("dataset.json", "cases.csv"):
         if (raw / name).exists():
             shutil.copyfile(raw / name, preprocessed / name)
+        else:
+            (preprocessed / name).unlink(missing_ok=True)
+
+
+def check_splits_of(dataset: Dataset, preprocessed: Path, skipped: Collection[str]) -> None:
+    """Check the folds that are there, before anything is written.
+
+    New cases that an earlier splits file lacks take part in no fold until it is deleted; that is the user's choice, as
+    in nnU-Net, and is told.
+    """
+    path = preprocessed / SPLITS
+    if not path.exists():
+        return
+    folds = read_splits(path, {case.name: case.patient for case in dataset.cases}, skipped)
+    named = {case for fold in folds for part in fold.values() for case in part}
+    left = [case.name for case in dataset.cases if is_labelled(case) and case.name not in named]
+    if left:
+        log.warning(
+            "%s: %d labelled cases are in no fold, %s first; delete the file to have folds made anew",
+            path,
+            len(left),
+            left[0],
+        )
 
 
 def write_splits(dataset: Dataset, preprocessed: Path) -> None:
-    """Make the folds, or keep and check those that are there.
-
-    New cases that an earlier splits file lacks take part in no fold until it is deleted; that is the user's choice, as
-    in nnU-Net.
-    """
+    """Make the folds, or keep those that are there."""
     path = preprocessed / SPLITS
     if path.exists():
-        read_splits(path, {case.name: case.patient for case in dataset.cases})
         return
     labelled = [case for case in dataset.cases if is_labelled(case)]
     if len({case.patient for case in labelled}) < 2:

@@ -18,6 +18,7 @@ from odiff.plan import (
 from odiff.plan.parse import closest
 from odiff.plan.schema import Triple
 
+WIDTH = 32  # of which all widths are multiples
 PLANNED_FROM = ("limits", "network", "normalisation", "diffusion")
 
 
@@ -102,7 +103,17 @@ def read_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
     if name not in names:
         raise UsageError(f"--preset {name}: no such preset{closest(name, names)}")
     text = resources.files("odiff.plans").joinpath(f"{name}.json").read_text(encoding="utf-8")
-    return from_plain(Preset, apply_overrides(json.loads(text), overrides), f"preset {name}", PlanError)
+    found = from_plain(Preset, apply_overrides(json.loads(text), overrides), f"preset {name}", PlanError)
+    for field, value, least in (
+        ("limits.batch_size", found.limits.batch_size, 1),
+        ("network.base_channels", found.network.base_channels, WIDTH),
+        ("network.largest_channels", found.network.largest_channels, WIDTH),
+        ("network.blocks_per_stage", found.network.blocks_per_stage, 1),
+        ("network.time_channels", found.network.time_channels, 2),
+    ):
+        if value < least:
+            raise PlanError(f"preset {name}: {field} must be at least {least}, got {value}")
+    return found
 
 
 def is_of_preset(override: str) -> bool:

@@ -11,6 +11,7 @@ from odiff.dataset import (
     dataset_series,
     default_rows,
     list_series,
+    mask_at,
     read_description,
     read_splits,
     scan_case_table,
@@ -118,8 +119,7 @@ def _all_series(folder: Path, description: DatasetDescription) -> tuple[tuple[Se
     masks = {one.image.name: one for one in test}
     labels = folder / "labelsTs"
     held_out = tuple(
-        Series(one.case, one.view, one.index, one.image, labels / name if (labels / name).exists() else None)
-        for name, one in masks.items()
+        Series(one.case, one.view, one.index, one.image, mask_at(labels / name)) for name, one in masks.items()
     )
     return (*training, *held_out), findings
 

@@ -8,9 +8,9 @@ from odiff.data.labels import label_counts
 from odiff.dataset import DatasetDescription, Series
 from odiff.errors import ImageError
 from odiff.experiment_planning.fingerprint import SeriesFingerprint, file_stamp, measure
-from odiff.geometry import Grid, nearest_view, read_mask, read_volume, same_grid, view_angle_deg
+from odiff.geometry import FAULT_ANGLE_DEG, Grid, nearest_view, read_mask, read_volume, same_grid, view_angle_deg
 
-FAULT_ANGLE_DEG, NOTE_ANGLE_DEG = 60.0, 45.0
+NOTE_ANGLE_DEG = 45.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ class SeenMask:
 
 def survey_series(series: Series, description: DatasetDescription, is_measured: bool) -> Survey:
     """Read a series once: verify it and, where it is wanted and without fault, take its fingerprint."""
+    if missing := [path for path in (series.image, series.mask) if path and not path.exists()]:
+        advice = "correct dataset.json, or what a link of that name leads to, or put the file there"
+        return Survey(tuple(Finding(str(one), "file", "missing", advice, series.case) for one in missing))
     path, stamp = str(series.image), file_stamp(series)
     try:
         volume = read_volume(series.image)

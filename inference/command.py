@@ -11,6 +11,8 @@ from odiff.errors import CheckpointError, DatasetError, UsageError
 from odiff.geometry import VIEWS
 from odiff.vocabulary import AUTO, CHECKPOINTS, FUSED, PRECISIONS, PREDICTED
 
+USUAL_PLAN = "default"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, predict, return the exit code."""
@@ -29,9 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     model = result.add_mutually_exclusive_group(required=True)
     model.add_argument("-d", "--dataset", help="the dataset trained on: 1, 001 or Dataset001_Name")
     model.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="a model folder: odiff_results/DATASET/PLAN")
-    result.add_argument(
-        "-p", "--plan", default="default", help="with -d: the plan's name (default: %(default)s, or the only one)"
-    )
+    result.add_argument("-p", "--plan", help=f"with -d: the plan's name (default: {USUAL_PLAN}, or the only one)")
     result.add_argument(
         "-f", "--folds", nargs="+", metavar="FOLD", help="folds to ensemble (default: all that are trained)"
     )
@@ -100,6 +100,7 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
     )
     for note in outcome.notes:
         sys.stdout.write(f"note: {note}\n")
+    sys.stdout.write(f"model: {model}\n")
     sys.stdout.write(
         f"{outcome.segmented} series segmented, {outcome.diagnosed} cases diagnosed, {outcome.skipped} cases done before "
         f"-> {arguments.output}\n"
@@ -116,25 +117,25 @@ def _body(arguments: argparse.Namespace, roots: Roots) -> int:
     return SOME_FAILED if failed else DONE
 
 
-def model_folder(results: Path, wanted: str, plan: str) -> Path:
-    """The model folder of a dataset: that of `plan`, or the only one there is.
+def model_folder(results: Path, wanted: str, plan: str | None) -> Path:
+    """The model folder of a dataset: that of `plan`; without one the usual one, or the only one there is.
 
     Raises
     ------
     CheckpointError
-        Nothing was trained on the dataset, or there are several plans and none is called `plan`.
+        Nothing was trained on the dataset, or no plan is called `plan`, or there are several and none is the usual one.
     """
     try:
         folder = find_dataset(results, wanted)
     except DatasetError as error:
         raise CheckpointError(f"{error}; train first: odiff_train {wanted} VIEW") from None
-    if (folder / plan).is_dir():
-        return folder / plan
+    if (folder / (plan or USUAL_PLAN)).is_dir():
+        return folder / (plan or USUAL_PLAN)
     from odiff.inference.models import plan_folders
 
     plans = [path.name for path in plan_folders(folder)]
-    if len(plans) == 1:
+    if plan is None and len(plans) == 1:
         return folder / plans[0]
     raise CheckpointError(
-        f"{folder}: no plan {plan}; there: {', '.join(plans) or 'nothing'}; choose one with -p, or train first"
+        f"{folder}: no plan {plan or USUAL_PLAN}; there: {', '.join(plans) or 'nothing'}; choose one with -p, or train first"
     )

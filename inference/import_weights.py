@@ -76,7 +76,6 @@ def _write(source: Path, plan: Plan, view: str, folder: Path) -> RunFolder:
     weights = read_released(source, tensor_shapes(plan.views[view].network))
     meta = describe_run(plan, view, "pretrain", None, RunSettings(0, torch.device("cpu"), 0))
     meta |= {"imported_from": source.name, "sha256": file_digest(source), "step": plan.pretrain.steps}
-    run.path.mkdir(parents=True, exist_ok=True)
     save_checkpoint(run.checkpoint("final"), {f"weights.{name}": tensor for name, tensor in weights.items()}, meta)
     run.write_config(meta)
     log.info("%d tensors, %.1f M values", len(weights), sum(one.numel() for one in weights.values()) / 1e6)

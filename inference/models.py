@@ -23,7 +23,7 @@ from odiff.network.shared_code import CodeDiagnosis
 from odiff.plan import Plan, plan_from_plain
 from odiff.storage import file_digest
 from odiff.training.run_folder import RunFolder
-from odiff.vocabulary import EVALUATION, FUSED, PREDICTED
+from odiff.vocabulary import EVALUATION, FINAL, FUSED, PREDICTED
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +89,10 @@ def load_models(
             of_fold = {f: weights(run, checkpoint) for f, run in runs.items()}
             diagnosis[view] = {f: load_diagnosis(path, plan, view, device) for f, path in of_fold.items()}
             used += of_fold.values()
-    fused = {
-        fold: run.checkpoint("final")
-        for fold, run in trained(results, FUSED, "diagnosis", folds).items()
-        if diagnoses_with(wanted, FUSED)
-    }
+    runs = trained(results, FUSED, "diagnosis", folds) if diagnoses_with(wanted, FUSED) else {}
+    if runs and not is_as_validated(checkpoint, wanted):
+        runs = {}
+    fused = {fold: run.checkpoint(FINAL) for fold, run in runs.items()}
     check_found(folder, plan, folds, wanted, segmentation, fused if wanted.diagnose_by == FUSED else diagnosis)
     fusion = {
         fold: load_fusion(path, len(plan.diagnoses), {v: n[fold] for v, n in diagnosis.items() if fold in n})
@@ -106,11 +105,27 @@ def load_models(
     codes = {fold: load_code_diagnosis(path, plan) for fold, path in code_files.items()}
     tables = tabular_checkpoints(results, tuple(fused))
     tabular = {fold: load_tabular(path, len(plan.diagnoses)) for fold, path in tables.items()}
-    calibration = usable_calibrations(results, (*diagnosis, FUSED), folds)
+    calibration = usable_calibrations(results, (*diagnosis, FUSED), folds) if checkpoint == FINAL else {}
     kept = {view: names for view, names in read_postprocessing(folder, plan).items() if view in segmentation}
     decided = [folder / POSTPROCESSING] if any(kept.values()) else []
     identity = digest_of([*used, *fused.values(), *code_files.values(), *tables.values(), *decided], folder)
     return LoadedModels(folder, identity, plan, segmentation, diagnosis, fusion, codes, tabular, calibration, kept)
+
+
+def is_as_validated(checkpoint: str, wanted: Wanted) -> bool:
+    """Whether the networks are those that fusion and calibration were learnt on, which are final ones.
+
+    Raises
+    ------
+    UsageError
+        They are not, and the fusion is asked for.
+    """
+    if checkpoint == FINAL:
+        return True
+    if wanted.diagnose_by == FUSED:
+        raise UsageError(f"--checkpoint {checkpoint}: the fusion was learnt on final models; leave out one of the two")
+    log.warning("--checkpoint %s: fusion and calibration were learnt on final models and are left out", checkpoint)
+    return False
 
 
 def diagnoses_with(wanted: Wanted, view: str) -> bool:
@@ -206,7 +221,7 @@ def find_plan(folder: Path) -> Plan:
     places = ("*/*", "*/*/fold_*", "*/*/fraction_*/fold_*")
     configs = [path for place in places for path in sorted(folder.glob(f"{place}/config.json"))]
     for path in configs:
-        if ".old-" not in str(path):
+        if ".old-" not in str(path.relative_to(folder)):
             return plan_from_plain(RunFolder(path.parent).read_config()["plan"], str(path))
     raise CheckpointError(f"{folder}: no trained model; train one first with odiff_train DATASET VIEW")
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -11,14 +12,16 @@ from tqdm import tqdm
 from odiff.data.tabular import Row
 from odiff.dataset import CaseRow, DatasetDescription, Series, list_series, read_case_table
 from odiff.errors import DatasetError, ImageError
-from odiff.geometry import Volume, read_volume, write_volume
+from odiff.geometry import FAULT_ANGLE_DEG, Volume, read_volume, view_angle_deg, write_volume
 from odiff.inference.predictor import CaseImages, Diagnosis, Predictor
 from odiff.plan import Plan
 from odiff.storage import atomic_path, read_json, write_json, write_text
+from odiff.vocabulary import FUSED
 
 log = logging.getLogger(__name__)
 TABLE = "diagnosis.csv"
 SETTINGS = "predict.json"
+CASES = "cases"
 ANSWER = {True: "yes", False: "no"}
 
 
@@ -58,20 +61,23 @@ def predict_folder(
     plan = predictor.plan
     series = find_series(source, plan)
     rows = case_rows(source, cases_file, plan, predictor.table_columns)
-    notes = [
-        f"view {view}: no trained model, skipped"
-        for view in sorted({one.view for one in series} - set(_views(predictor)))
-    ]
-    check_target(target, predictor)
+    notes = [*notes_on_table(rows, {one.case for one in series}), *notes_on_views(predictor, series)]
+    check_target(source, target, predictor, series)
+    inputs = read_inputs(target)
     done = read_table(target / TABLE, plan)
     failed: list[str] = []
     counts = {"segmented": 0, "diagnosed": 0, "skipped": 0}
     gates: dict[str, dict[str, tuple[float, ...]]] = {}
     for case, members in tqdm(by_case(series), desc="predict", unit="case"):
-        missing = to_do(predictor, members, rows.get(case), target, done.get(case, {}), save_probabilities)
+        if not any(one.view in _views(predictor) for one in members):
+            continue  # among the notes
+        row, before = rows.get(case), inputs.get(case, {})
+        missing = to_do(predictor, members, row, target, done.get(case, {}), before, save_probabilities)
         if not missing.segment and not missing.diagnose_by:
             counts["skipped"] += 1
             continue
+        if missing.is_other_side:
+            _forget_fused(target, members)
         segmented, found, unread = predict_case(predictor, missing, target, save_probabilities)
         counts["segmented"] += segmented
         failed += unread
@@ -81,6 +87,8 @@ def predict_folder(
             counts["diagnosed"] += 1
             if found.gates:
                 gates[case] = found.gates
+        inputs[case] = input_of(row) | {"unread": len(unread)}
+        write_inputs(target, inputs)
     if gates:
         _write_gates(target, gates, plan)
     return PredictOutcome(**counts, failed=tuple(failed), notes=tuple(notes))
@@ -95,20 +103,34 @@ class ToDo:
     tabular: Row
     segment: tuple[Series, ...]
     diagnose_by: tuple[str, ...]
+    is_other_side: bool = False
 
 
 def to_do(
-    predictor: Predictor, members: Sequence[Series], row: CaseRow | None, target: Path, done: dict[str, str], save_probabilities: bool
+    predictor: Predictor, members: Sequence[Series], row: CaseRow | None, target: Path, done: dict[str, str],
+    before: dict[str, Any], save_probabilities: bool,
 ) -> ToDo:  # fmt: skip
-    """`done` is the case's row of diagnosis.csv: one of other views, or without a table that is there now, is made anew."""
+    """What was made of other input is made anew.
+
+    Parameters
+    ----------
+    done : the case's row of diagnosis.csv.
+    before : what `input_of` said when the case was predicted, and how many of its files could not be read; empty where that is unknown.
+    """
     tabular = row.tabular if row else {}
+    now = input_of(row)
+    is_other_side = bool(before) and before["laterality"] != now["laterality"]
+    is_other = bool(before) and (is_other_side or before["tabular"] != now["tabular"] or before["unread"] > 0)
     views = tuple(view for view in predictor.models.diagnosis if any(one.view == view for one in members))
     answers = {"views": "+".join(views), "tabular": ANSWER[predictor.uses_table(views, tabular)]}
-    is_diagnosed = {key: done.get(key) for key in answers} == answers
+    is_diagnosed = not is_other and {key: done.get(key) for key in answers} == answers
     segment = tuple(
-        one for one in members if predictor.can_segment(one.view) and not _is_done(one, target, save_probabilities)
+        one for one in members
+        if predictor.can_segment(one.view) and (is_other_side or not _is_done(one, target, save_probabilities))
+    )  # fmt: skip
+    return ToDo(
+        tuple(members), row.laterality if row else None, tabular, segment, () if is_diagnosed else views, is_other_side
     )
-    return ToDo(tuple(members), row.laterality if row else None, tabular, segment, () if is_diagnosed else views)
 
 
 def predict_case(
@@ -134,6 +156,12 @@ def predict_case(
     return segmented, predictor.diagnose(CaseImages(kept, missing.laterality, missing.tabular)), failed
 
 
+def _forget_fused(target: Path, members: Sequence[Series]) -> None:
+    """Remove what ``--fuse-segmentation`` made of masks that are now made anew."""
+    for one in members:
+        (target / FUSED / one.image.name).unlink(missing_ok=True)
+
+
 def by_case(series: Iterable[Series]) -> list[tuple[str, list[Series]]]:
     """The cases in order of their names, each with its series."""
     found: dict[str, list[Series]] = {}
@@ -142,14 +170,52 @@ def by_case(series: Iterable[Series]) -> list[tuple[str, list[Series]]]:
     return sorted(found.items())
 
 
-def check_target(target: Path, predictor: Predictor) -> None:
-    """Note in `target` what it is predicted with, or refuse to mix predictions of two models.
+def input_of(row: CaseRow | None) -> dict[str, Any]:
+    """What a case's predictions depend on beside its images: laterality and the columns of the table."""
+    return {"laterality": row.laterality if row else None, "tabular": row.tabular if row else {}}
+
+
+def read_inputs(target: Path) -> dict[str, dict[str, Any]]:
+    """By case what `write_inputs` noted."""
+    found: dict[str, dict[str, Any]] = read_json(target / SETTINGS, DatasetError, "choose another -o").get(CASES, {})
+    return found
+
+
+def write_inputs(target: Path, inputs: dict[str, dict[str, Any]]) -> None:
+    """Note beside the settings what each case was predicted from."""
+    path = target / SETTINGS
+    write_json(path, read_json(path, DatasetError, "choose another -o") | {CASES: inputs})
+
+
+def notes_on_table(rows: dict[str, CaseRow], cases: set[str]) -> list[str]:
+    """What of a case table does not fit the images: names that are written otherwise are overlooked easily."""
+    without = sorted(cases - set(rows)) if rows else []
+    return [f"cases.csv: no row for {len(without)} of {len(cases)} cases, {without[0]} first"] if without else []
+
+
+def notes_on_views(predictor: Predictor, series: Sequence[Series]) -> list[str]:
+    """Views that are there and have no model of a task that is asked for."""
+    unknown = sorted({one.view for one in series} - set(_views(predictor)))
+    notes = [f"view {view}: no trained model of the tasks asked for, skipped" for view in unknown]
+    if predictor.models.diagnosis:
+        cases = by_case(series)
+        without = [case for case, some in cases if not any(one.view in predictor.models.diagnosis for one in some)]
+        if without:
+            views = ", ".join(predictor.models.diagnosis)
+            notes.append(f"{len(without)} cases without a view that is diagnosed ({views}), {without[0]} first: no row")
+    return notes
+
+
+def check_target(source: Path, target: Path, predictor: Predictor, series: Sequence[Series]) -> None:
+    """Note in `target` what it is predicted with, or refuse to mix predictions of two models, or predictions and other files.
 
     Raises
     ------
     DatasetError
-        It holds predictions of other weights or settings.
+        It holds predictions of other weights or settings, or files of the names of predictions that are none; or it is `source`.
     """
+    if source.resolve() == target.resolve():
+        raise DatasetError(f"-o {target}: is the folder of the images, which masks would overwrite; choose another -o")
     now = {
         "model": predictor.models.identity,
         "step_size": predictor.step_size,
@@ -165,6 +231,12 @@ def check_target(target: Path, predictor: Predictor) -> None:
                     "another -o, or delete them"
                 )
     else:
+        names = [target / one.image.name for one in series] + [target / TABLE]
+        if strange := [one for one in names if one.exists() or one.is_symlink()]:
+            raise DatasetError(
+                f"{strange[0]}: is there and not written by odiff_predict, which keeps a {SETTINGS} beside ({len(strange)} such files); "
+                "choose another -o"
+            )
         write_json(path, now | {"folder": str(predictor.models.folder)})
 
 
@@ -215,6 +287,12 @@ def _volumes(series: Sequence[Series], failed: list[str]) -> Iterator[tuple[Seri
             volume = read_volume(one.image)
         except ImageError as error:
             failed.append(str(error))
+            continue
+        angle = view_angle_deg(volume.grid, one.view)
+        if angle is not None and angle > FAULT_ANGLE_DEG:
+            failed.append(
+                f"{one.image}: its slices lie {angle:.0f} degrees from {one.view}; correct the name or the header"
+            )
             continue
         yield one, volume
 

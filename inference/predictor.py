@@ -24,7 +24,7 @@ from odiff.learning.tabular_model import TABULAR
 from odiff.metrics.calibration import expit
 from odiff.network.fusion import GatedFusion
 from odiff.plan import Plan
-from odiff.vocabulary import PREDICTED
+from odiff.vocabulary import FUSED, PREDICTED
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,10 @@ class Predictor:
             view: tuple(np.mean([one[view] for one in weighed], axis=0).tolist()) for view in next(iter(weighed), {})
         }
         is_tabular = self.uses_table(views, case.tabular)
-        image_model = "fused" if self._uses_fusion(views) else views[0]
-        calibration = self.models.calibration.get(TABULAR if is_tabular else image_model)
+        by_images = (
+            FUSED if self._uses_fusion(views) else views[0] if len(views) == 1 else None
+        )  # of a mean there is none
+        calibration = self.models.calibration.get(TABULAR if is_tabular else by_images or "")
         probabilities = calibration.calibration.apply(logits[None])[0] if calibration else expit(logits)
         return Diagnosis(
             dict(zip(self.plan.diagnoses, map(float, probabilities), strict=True)),

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from odiff.dataset import Dataset, find_dataset, read_description
-from odiff.experiment_planning.fingerprint import Fingerprint, SeriesFingerprint, fingerprint_dataset
-from odiff.experiment_planning.pipeline import PLANS, PlanningOptions, keep_or_write, make_plan, verified
+from odiff.dataset import find_dataset, read_description
+from odiff.experiment_planning.fingerprint import Fingerprint, fingerprint_dataset
+from odiff.experiment_planning.pipeline import PLANS, PlanningOptions, Verified, keep_or_write, make_plan, verified
 from odiff.experiment_planning.preprocess import preprocess_dataset
 from odiff.inference.predict import PredictOutcome, predict_folder
 from odiff.inference.predictor import CaseImages, Diagnosis, Predictor
@@ -40,19 +40,19 @@ def fingerprint(raw: Path, preprocessed: Path, dataset: str, options: PlanningOp
         The dataset has faults; the message lists them.
     """
     options = options or PlanningOptions()
-    found, measured = _verified(raw, preprocessed, dataset, options)
-    views = options.views or found.description.views
-    return fingerprint_dataset(found, preprocessed / found.folder.name, views, options.processes, measured)[0]
+    seen = _verified(raw, preprocessed, dataset, options)
+    views, folder = options.views or seen.dataset.description.views, preprocessed / seen.dataset.folder.name
+    return fingerprint_dataset(seen.dataset, folder, views, options.processes, seen.measured)[0]
 
 
 def plan(raw: Path, preprocessed: Path, dataset: str, options: PlanningOptions | None = None) -> Plan:
     """Verify, fingerprint and plan; the plan is written to ``plans.json`` unless `options.is_dry_run`."""
     options = options or PlanningOptions()
-    found, measured = _verified(raw, preprocessed, dataset, options)
-    made, _ = make_plan(found, preprocessed, options, measured)
+    seen = _verified(raw, preprocessed, dataset, options)
+    made = make_plan(seen, preprocessed, options)
     if not options.is_dry_run:
-        keep_or_write(preprocessed / found.folder.name / PLANS, made)
-    return made
+        keep_or_write(preprocessed / seen.dataset.folder.name / PLANS, made)
+    return made.plan
 
 
 def preprocess(raw: Path, preprocessed: Path, dataset: str, options: PlanningOptions | None = None) -> int:
@@ -64,9 +64,9 @@ def preprocess(raw: Path, preprocessed: Path, dataset: str, options: PlanningOpt
         There is no plan yet.
     """
     options = options or PlanningOptions()
-    found, _ = _verified(raw, preprocessed, dataset, options)
-    folder = preprocessed / found.folder.name
-    return preprocess_dataset(found, read_plan(folder / PLANS), folder, options.processes)[0]
+    seen = _verified(raw, preprocessed, dataset, options)
+    folder = preprocessed / seen.dataset.folder.name
+    return preprocess_dataset(seen.dataset, read_plan(folder / PLANS), folder, options.processes, seen.skipped)[0]
 
 
 def train(
@@ -120,7 +120,5 @@ def evaluate(
     return evaluate_predictions(predictions, known, output or predictions / EVALUATION, options, lambda _: None)[0]
 
 
-def _verified(
-    raw: Path, preprocessed: Path, dataset: str, options: PlanningOptions
-) -> tuple[Dataset, dict[str, SeriesFingerprint]]:
+def _verified(raw: Path, preprocessed: Path, dataset: str, options: PlanningOptions) -> Verified:
     return verified(find_dataset(raw, dataset), preprocessed, options, lambda _: None)

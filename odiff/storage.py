@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from odiff.errors import OdiffError, StorageError
 
@@ -17,6 +17,10 @@ NO_ROOM = {
     errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "you may not write there; choose another folder or change its permissions",
+    errno.EPERM: "you may not write there; choose another folder or change its permissions",
+    errno.ENOTDIR: "a part of its path is a file and no folder; choose another folder",
+    errno.EEXIST: "a file is where its folder should be; choose another folder",
+    errno.EISDIR: "a folder of that name is there; choose another name, or move it away",
 }
 
 
@@ -38,7 +42,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first fault is the one to tell
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -92,10 +97,15 @@ def read_json(path: Path, error: type[OdiffError], advice: str) -> Any:
         raise error(f"{path}: cannot be read: {fault}; {advice}") from None
 
 
-def file_digest(path: Path, block: int = 2**20) -> str:
+def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
-    found = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(block):
-            found.update(part)
+        return digest_of_file(file)
+
+
+def digest_of_file(file: IO[bytes], block: int = 2**20) -> str:
+    """SHA-256 of an open file, from where it stands."""
+    found = hashlib.sha256()
+    while part := file.read(block):
+        found.update(part)
     return found.hexdigest()

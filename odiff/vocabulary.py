@@ -6,7 +6,8 @@ torch takes a second or two to import; ``--help`` and a mistyped flag are answer
 FUSED = "fused"
 TASKS = ("pretrain", "segmentation", "diagnosis", "probe")
 PREDICTED = ("segmentation", "diagnosis")
-CHECKPOINTS = ("final", "best")
+FINAL = "final"
+CHECKPOINTS = (FINAL, "best")
 AUTO = "auto"
 PRECISIONS = ("float32", "bfloat16", "float16")
 BASELINES = ("unet3d", "unetr", "resnet18")

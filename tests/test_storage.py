@@ -1,9 +1,11 @@
 """Files are whole or absent."""
 
+import errno
 import shutil
 
 import pytest
 
+from odiff.cli.runner import run
 from odiff.errors import StorageError
 from odiff.storage import atomic_path, write_json, write_text
 
@@ -37,3 +39,19 @@ def test_a_library_that_hides_the_reason_is_seen_through(tmp_path, monkeypatch):
 def test_a_bug_stays_a_bug(tmp_path):
     with pytest.raises(RuntimeError, match="bug"), atomic_path(tmp_path / "a.bin"):
         raise RuntimeError("bug")
+
+
+def test_a_file_where_a_folder_should_be_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "a.json", tmp_path / "file" / "b" / "a.json"):
+        with pytest.raises(StorageError, match=r"file and no folder|file is where its folder"):
+            write_json(path, {})
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_what_may_not_be_read_is_told_without_a_traceback(capsys, number):
+    def body():
+        raise PermissionError(number, "no", "/somewhere/locked")
+
+    assert run("odiff_test", body) == 2
+    assert "/somewhere/locked: you may not read or write it" in capsys.readouterr().err

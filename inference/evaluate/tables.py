@@ -86,7 +86,9 @@ def segmentation_table(rows: Rows, scores: Sequence[Mapping[str, Mapping[str, fl
 
 
 def write_tables(folder: Path, evaluation: Evaluation) -> None:
-    """Write segmentation_cases.csv and diagnosis_cases.csv, one row per name and label."""
+    """Write segmentation_cases.csv and diagnosis_cases.csv, one row per name and label; one of what was not scored is removed."""
+    for name in (SEGMENTATION_CASES, DIAGNOSIS_CASES):
+        (folder / name).unlink(missing_ok=True)
     if (found := evaluation.segmentation) is not None:
         write_text(folder / SEGMENTATION_CASES, _long("series", found.rows, found.labels, found.values))
     if (diagnosed := evaluation.diagnosis) is not None:

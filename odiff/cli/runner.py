@@ -13,6 +13,7 @@ from odiff import __version__
 from odiff.errors import OdiffError, UsageError
 from odiff.storage import NO_ROOM
 
+MAY_NOT = "you may not read or write it; change its permissions, or choose another folder"
 DONE, SOME_FAILED, USERS, INTERRUPTED = 0, 3, 2, 130
 
 
@@ -74,6 +75,9 @@ def run(program: str, body: Callable[[], int], is_verbose: bool = False) -> int:
         sys.stderr.write(f"\n{program}: interrupted; the same command goes on from the last checkpoint\n")
         return INTERRUPTED
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            sys.stderr.write(f"{program}: error: {error.filename or 'a file'}: {MAY_NOT}\n")
+            return USERS
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         sys.stderr.write(f"{program}: error: {error.filename or 'a file'}: cannot be written: {NO_ROOM[error.errno]}\n")

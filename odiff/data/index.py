@@ -38,10 +38,11 @@ class PreparedCase:
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """All preprocessed cases of a dataset."""
+    """All preprocessed cases of a dataset, and the names of those that planning was told to skip."""
 
     name: str
     cases: tuple[PreparedCase, ...]
+    skipped: tuple[str, ...] = ()
 
 
 def write_index(folder: Path, dataset: PreparedDataset) -> None:
@@ -49,8 +50,15 @@ def write_index(folder: Path, dataset: PreparedDataset) -> None:
     write_json(folder / INDEX, to_plain(dataset))
 
 
+def drop_index(folder: Path) -> None:
+    """Remove it, before plan or arrays change: until it is written again training says that preprocessing is not finished."""
+    (folder / INDEX).unlink(missing_ok=True)
+
+
 def read_index(folder: Path) -> PreparedDataset:
     """Read ``index.json``; a `DatasetError` that names odiff_plan_and_preprocess where it is missing."""
     path = folder / INDEX
-    content = read_json(path, DatasetError, f"run odiff_plan_and_preprocess -d {folder.name} first")
+    content = read_json(
+        path, DatasetError, f"preprocessing is not finished: run odiff_plan_and_preprocess -d {folder.name} again"
+    )
     return from_plain(PreparedDataset, content, str(path), DatasetError)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,11 +68,16 @@ def scan_case_table(
     import pandas as pd  # slow to import, and prediction may have no table
 
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", pd.errors.ParserWarning
+            )  # of cells beyond the header, which are faults below
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        header, *lines = _lines(path)
+    except (OSError, UnicodeDecodeError, csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:
         reason = str(fault).strip().splitlines()[0]
         return {}, [TableFault(None, "file", reason, "save it as comma-separated UTF-8 text with a header line")]
-    faults = _column_faults(_header(path), description, require_labels)
+    faults = _column_faults(header, description, require_labels) + _surplus_cells(header, lines)
     table.columns = [str(column).strip() for column in table.columns]
     if any(fault.field == "column case" for fault in faults):
         return {}, faults
@@ -87,14 +93,24 @@ def scan_case_table(
     return rows, faults
 
 
-def _header(path: Path) -> list[str]:
-    """Column names as written; pandas renames the second of two alike."""
+def _lines(path: Path) -> list[list[str]]:
+    """The cells of each line as written, the column names first: pandas renames the second of two alike, and drops surplus cells."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return [name.strip() for name in next(csv.reader(file), [])]
+        return [[cell.strip() for cell in line] for line in csv.reader(file) if line]
+
+
+def _surplus_cells(header: list[str], lines: list[list[str]]) -> list[TableFault]:
+    """Cells with something in them that no column is for."""
+    size = len(header)
+    return [
+        TableFault(None, f"row {number}", ",".join(line), f"it has {len(line)} cells and the header {size}: name the column, or delete it")
+        for number, line in enumerate(lines, start=1) if any(line[size:])
+    ]  # fmt: skip
 
 
 def _column_faults(columns: list[str], description: DatasetDescription, require_labels: bool) -> list[TableFault]:
     wanted = ["case"]
+    known = {"case", "patient", "laterality", *description.diagnoses, *description.tabular, *description.groups}
     if require_labels:
         wanted += ["patient", *description.diagnoses, *description.tabular, *description.groups]
     missing = [
@@ -103,7 +119,17 @@ def _column_faults(columns: list[str], description: DatasetDescription, require_
         if name not in columns
     ]
     twice = sorted({name for name in columns if columns.count(name) > 1})
-    return missing + [TableFault(None, f"column {name}", "twice", "keep one of the columns") for name in twice]
+    meant = {name.casefold(): name for name in known if name not in columns}
+    almost = [
+        TableFault(None, f"column {column}", "unknown", f"write it as {meant[column.casefold()]}")
+        for column in columns
+        if column not in known and column.casefold() in meant
+    ]
+    return [
+        *missing,
+        *(TableFault(None, f"column {name}", "twice", "keep one of the columns") for name in twice),
+        *almost,
+    ]
 
 
 def _parse_row(cells: dict[str, str], description: DatasetDescription) -> tuple[CaseRow, list[TableFault]]:

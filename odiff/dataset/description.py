@@ -12,6 +12,7 @@ from odiff.storage import read_json
 DESCRIPTION = "dataset.json"
 ADVICE = "write one, or start from a template: odiff_verify_dataset --template knee > dataset.json"
 TABULAR = ("continuous", "categorical")
+TWO_FILES = (".mhd", ".nhdr", ".hdr", ".img")
 TOP = ("name", "joint", "file_ending", "views", "segmentation", "diagnosis", "tabular", "groups", "cases")
 SEGMENTATION = ("labels", "ignore_label", "sparse_slices", "left_right", "cartilage")
 
@@ -104,15 +105,7 @@ def _known_keys(content: Any, known: tuple[str, ...], where: str) -> None:
 
 
 def _check(found: DatasetDescription, where: str) -> None:
-    if not found.file_ending.startswith("."):
-        raise DatasetError(
-            f"{where}: file_ending must start with a dot, got {found.file_ending!r}; for example .nii.gz"
-        )
-    if not found.views:
-        raise DatasetError(f"{where}: views is empty; list some of {', '.join(VIEWS)}")
-    for view in found.views:
-        if view not in VIEWS:
-            raise DatasetError(f"{where}: views: unknown view {view!r}{closest(view, VIEWS)}")
+    _check_files(found, where)
     for entry in found.cases or ():
         if entry.view not in found.views:
             raise DatasetError(
@@ -128,6 +121,23 @@ def _check(found: DatasetDescription, where: str) -> None:
         raise DatasetError(
             f"{where}: {', '.join(sorted(repeated))} is listed twice among diagnosis.labels, tabular and groups"
         )
+
+
+def _check_files(found: DatasetDescription, where: str) -> None:
+    if not found.file_ending.startswith("."):
+        raise DatasetError(
+            f"{where}: file_ending must start with a dot, got {found.file_ending!r}; for example .nii.gz"
+        )
+    if found.file_ending.lower() in TWO_FILES:
+        raise DatasetError(
+            f"{where}: file_ending {found.file_ending}: images in two files cannot be written whole; convert them to one file each, "
+            "for example .nii.gz, .mha or .nrrd"
+        )
+    if not found.views:
+        raise DatasetError(f"{where}: views is empty; list some of {', '.join(VIEWS)}")
+    for view in found.views:
+        if view not in VIEWS:
+            raise DatasetError(f"{where}: views: unknown view {view!r}{closest(view, VIEWS)}")
 
 
 def _check_labels(found: DatasetDescription, where: str) -> None:

@@ -37,12 +37,13 @@ def parse_name(name: str, views: Sequence[str]) -> tuple[str, str, int | None] |
 def list_series(folder: Path, file_ending: str, views: Sequence[str]) -> tuple[tuple[Series, ...], tuple[Path, ...]]:
     """The series in a folder, sorted by name, and the files that are none.
 
-    Hidden files and cases.csv are passed over. Names that parse alike (``a_axial_1`` and ``a_axial_01``) stay apart
+    Hidden files and cases.csv are passed over; links to nowhere are not, so that whoever reads them says so.
+    Names that parse alike (``a_axial_1`` and ``a_axial_01``) stay apart
     only by their file; the caller reports them.
     """
     found, other = [], []
     files = (
-        sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        sorted(path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
         if folder.is_dir()
         else []
     )
@@ -66,8 +67,13 @@ def dataset_series(folder: Path, description: DatasetDescription) -> tuple[tuple
     return tuple(_with_mask(one, folder / "labelsTr" / one.image.name) for one in series), other
 
 
+def mask_at(path: Path) -> Path | None:
+    """The path of a mask, or of a link to one that is missing, which whoever reads it tells; None where there is nothing."""
+    return path if path.exists() or path.is_symlink() else None
+
+
 def _with_mask(series: Series, mask: Path) -> Series:
-    return Series(series.case, series.view, series.index, series.image, mask if mask.exists() else None)
+    return Series(series.case, series.view, series.index, series.image, mask_at(mask))
 
 
 def listed_series(folder: Path, description: DatasetDescription) -> tuple[Series, ...]:

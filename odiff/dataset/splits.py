@@ -1,6 +1,6 @@
 """Folds by patient in nnU-Net's splits_final.json: a list of {"train": [case...], "val": [case...]}."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,13 @@ def _deal(per_patient: np.ndarray, folds: int, rng: np.random.Generator) -> list
     return [int(fold) for fold in fold_of]
 
 
-def read_splits(path: Path, patient_of: dict[str, str]) -> list[Split]:
+def read_splits(path: Path, patient_of: dict[str, str], skipped: Collection[str] = ()) -> list[Split]:
     """A splits file, the user's own or odiff's, checked.
 
     Parameters
     ----------
     patient_of : patient of every case of the dataset.
+    skipped : cases that the folds may name and are left without.
 
     Raises
     ------
@@ -83,7 +84,9 @@ def read_splits(path: Path, patient_of: dict[str, str]) -> list[Split]:
         Broken JSON or another format, an unknown case, or a patient on both sides of a split.
     """
     content = read_json(path, DatasetError, "delete it to have new splits made")
-    return check_splits(content, str(path), patient_of)
+    named = {case: f"\0{case}" for case in skipped} | patient_of  # each another patient
+    found = check_splits(content, str(path), named)
+    return [{part: [case for case in cases if case in patient_of] for part, cases in fold.items()} for fold in found]
 
 
 def check_splits(content: Any, where: str, patient_of: dict[str, str]) -> list[Split]:

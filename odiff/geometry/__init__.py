@@ -1,6 +1,7 @@
 """Where voxels lie in the patient, and the frame that each view is brought to."""
 
 from odiff.geometry.frame import (
+    FAULT_ANGLE_DEG,
     MEDIAL_LATERAL_AXIS,
     VIEWS,
     Frame,
@@ -27,6 +28,7 @@ from odiff.geometry.volume import (
 )
 
 __all__ = [
+    "FAULT_ANGLE_DEG",
     "MEDIAL_LATERAL_AXIS",
     "VIEWS",
     "Frame",

@@ -79,6 +79,10 @@ def through_plane_axis(grid: Grid) -> int | None:
     return coarsest if grid.spacing_zyx_mm[coarsest] >= THICK * max(others) else None
 
 
+# From this angle on a series is not of the view that its name says.
+FAULT_ANGLE_DEG = 60.0
+
+
 def view_angle_deg(grid: Grid, view: str) -> float | None:
     """Angle between the slice normal and the axis of `view`, 0..90 degrees; None where slices are not thick."""
     through = through_plane_axis(grid)

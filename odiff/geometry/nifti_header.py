@@ -16,6 +16,7 @@ HEADER = 348
 GZIP_LEVEL = 6  # the module's own default, 9, takes 3 to 12 times as long for 4 to 20 % less
 PIXDIM = slice(76, 108)
 ORIENTATION = slice(252, 328)
+UNITS = 123
 
 
 def is_nifti(path: Path) -> bool:
@@ -24,7 +25,7 @@ def is_nifti(path: Path) -> bool:
 
 
 def copy_geometry(source: Path, target: Path) -> None:
-    """Give the NIfTI file `target` the pixdim, qform and sform fields of `source`; little-endian files only."""
+    """Give the NIfTI file `target` the pixdim, units, qform and sform fields of `source`; little-endian files only."""
     with open_unpacked(source) as file:
         given = file.read(HEADER)
     if len(given) < HEADER or struct.unpack_from("<i", given)[0] != HEADER:
@@ -34,6 +35,7 @@ def copy_geometry(source: Path, target: Path) -> None:
         with open_unpacked(target) as old, _packing(patched) as new:
             header = bytearray(old.read(HEADER))
             header[PIXDIM], header[ORIENTATION] = given[PIXDIM], given[ORIENTATION]
+            header[UNITS] = given[UNITS]
             new.write(bytes(header))
             shutil.copyfileobj(old, new)
         patched.replace(target)

@@ -94,7 +94,8 @@ def open_context(
     dataset = read_index(folder)
     splits: tuple[Split, ...] = ()
     if (folder / SPLITS).exists():
-        splits = tuple(read_splits(folder / SPLITS, {case.name: case.patient for case in dataset.cases}))
+        patients = {case.name: case.patient for case in dataset.cases}
+        splits = tuple(read_splits(folder / SPLITS, patients, dataset.skipped))
     name = plan.name if baseline is None else f"{plan.name}_{baseline}"
     used = plan if baseline is None else with_baseline(plan, baseline)
     where = ResultsFolder(results / folder.name / name)

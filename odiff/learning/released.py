@@ -56,6 +56,13 @@ def read_released(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
     return {name: weights[name].float() for name in shapes}
 
 
+# What files that are none do to the reader, whose stack machine they drive.
+UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError,
+    ImportError, MemoryError, AssertionError,
+)  # fmt: skip
+
+
 def _state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the .pt file of the released weights")
@@ -63,8 +70,9 @@ def _state(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of other pickle protocols, before it refuses them
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as fault:
+    except UNREADABLE as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        reason = "a pickle that needs code to run" if "weights_only" in reason else reason
         raise CheckpointError(
             f"{path}: cannot be read as tensors alone ({reason}); odiff runs no code of a checkpoint: give the released .pt file"
         ) from None

@@ -10,8 +10,7 @@ import torch
 from odiff import __version__
 from odiff.errors import CheckpointError
 from odiff.plan import Plan, ViewPlan, from_plain, to_plain
-from odiff.storage import file_digest
-from odiff.training.checkpoint import FORMAT
+from odiff.training.checkpoint import FORMAT, tensors_digest
 from odiff.training.precision import precision_of
 from odiff.training.run_folder import RunFolder
 
@@ -108,8 +107,8 @@ def check_answers(run: RunFolder, plan: Mapping[str, Any]) -> None:
 
 
 def origins(**paths: Path | None) -> dict[str, dict[str, str]]:
-    """What a run stands on, for its description: the digest of each file by name, of those that are given."""
-    return {ORIGINS: {name: file_digest(path) for name, path in paths.items() if path}}
+    """What a run stands on, for its description: the digest of each model's tensors by name, of those that are given."""
+    return {ORIGINS: {name: tensors_digest(path) for name, path in paths.items() if path}}
 
 
 def _check_origins(run: RunFolder, stored: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -1,6 +1,8 @@
 """Checkpoints that describe themselves: weights in safetensors with their plan, step and versions beside them."""
 
 import json
+import os
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from odiff.errors import CheckpointError
-from odiff.storage import atomic_path
+from odiff.storage import atomic_path, digest_of_file
 
 # Counted up when networks name their tensors in another way.
 FORMAT = 4
@@ -36,6 +38,14 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
     whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(whole, temporary, metadata={"odiff": json.dumps(meta)})
+        temporary.chmod(0o666 & ~_umask())  # the library lets nobody else read it
+
+
+def _umask() -> int:
+    """What new files are not allowed, which can be asked for only by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -50,7 +60,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             meta = (file.metadata() or {}).get("odiff")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
+    except FileNotFoundError:  # also of one that may not be read
+        if path.exists():
+            raise CheckpointError(f"{path}: you may not read it; change its permissions") from None
         raise CheckpointError(f"{path}: no such checkpoint; train with odiff_train first") from None
     except (SafetensorError, OSError) as fault:
         raise CheckpointError(
@@ -65,6 +77,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "with odiff_train --restart"
         )
     return Checkpoint(path, tensors, described)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a checkpoint was saved with, without its tensors; empty where it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found: dict[str, Any] = json.loads((file.metadata() or {}).get("odiff", "{}"))
+    except (SafetensorError, OSError):
+        return {}
+    return found
+
+
+def tensors_digest(path: Path) -> str:
+    """SHA-256 of a checkpoint's tensors alone, whatever it is described as: the file behind its header."""
+    with path.open("rb") as file:
+        (header,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + header)
+        return digest_of_file(file)
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str, new: tuple[str, ...] = ()) -> None:

@@ -47,7 +47,15 @@ def _quota(text: str) -> int | None:
 
 
 def use_cores(wanted: int | None = None) -> int:
-    """Compute with `wanted` threads, or with one a physical core that this process may use; the number of threads."""
+    """Compute with `wanted` threads, or with one a physical core that this process may use; the number of threads.
+
+    Raises
+    ------
+    UsageError
+        `wanted` is no number of threads.
+    """
+    if wanted is not None and wanted < 1:
+        raise UsageError(f"--threads {wanted}: must be at least 1")
     threads = wanted or min(torch.get_num_threads(), usable_cores())
     torch.set_num_threads(threads)
     return threads

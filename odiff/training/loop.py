@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from odiff.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from odiff.training.checkpoint import load_weights, read_checkpoint, read_description, save_checkpoint
 from odiff.training.optimiser import (
     Rates,
     load_optimiser,
@@ -135,7 +135,14 @@ def train(
                 draw_progress(folder)
             bar.set_postfix(loss=f"{value:.4g}", refresh=False)
             bar.update()
-    save_checkpoint(folder.checkpoint("final"), weights_of(state), {**meta, "step": state.step})
+    if not _is_final(folder, state.step):
+        save_checkpoint(folder.checkpoint("final"), weights_of(state), {**meta, "step": state.step})
+
+
+def _is_final(folder: RunFolder, step: int) -> bool:
+    """Whether the final checkpoint is there and of that step: others know it by its digest, so it is not written again."""
+    path = folder.checkpoint("final")
+    return path.exists() and read_description(path).get("step") == step
 
 
 def update(state: TrainingState, settings: LoopSettings, loader: Any, loss: Loss, rates: Rates) -> float:

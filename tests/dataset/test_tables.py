@@ -105,3 +105,36 @@ def test_splits_of_the_user_are_checked(tmp_path, content, named):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(DatasetError, match=named):
         read_splits(path, {"a": "P1", "b": "P1", "c": "P2"})
+
+
+def test_a_cell_that_no_column_is_for_shifts_nothing_and_is_a_fault(tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_text(HEADER + "k1,p1,L,1,0,33.5,A,\nk2,p2,R,0,1,50,B,\n")
+    rows, faults = scan_case_table(path, DESCRIPTION)
+    assert not faults and rows["k1"].patient == "p1" and rows["k2"].diagnoses == {"ACL": 0, "MM": 1}
+    path.write_text(HEADER + "k1,p1,L,1,0,33.5,A,\nk2,p2,R,0,1,50,B,see letter\n")
+    _, faults = scan_case_table(path, DESCRIPTION)
+    assert [(one.case, one.field) for one in faults] == [(None, "row 2")] and "see letter" in faults[0].value
+    path.write_text(HEADER + "k1,p1,L,1,0,33.5,A\nk2,p2,R,0,1,50,B,\n")
+    assert [one.field for one in scan_case_table(path, DESCRIPTION)[1]] == ["file"]  # pandas says which line
+
+
+@pytest.mark.parametrize("written", ["Laterality", "LATERALITY"])
+def test_a_column_that_is_written_almost_right_is_a_fault(tmp_path, written):
+    (tmp_path / "cases.csv").write_text(HEADER.replace("laterality", written) + "k1,p1,L,1,0,33.5,A\n")
+    _, faults = scan_case_table(tmp_path / "cases.csv", DESCRIPTION)
+    assert [(one.field, one.advice) for one in faults] == [(f"column {written}", "write it as laterality")]
+
+
+def test_links_to_nowhere_are_listed(tmp_path):
+    (tmp_path / "a_axial.nii.gz").symlink_to(tmp_path / "unmounted" / "a.nii.gz")
+    (tmp_path / "a_coronal.nii.gz").mkdir()
+    assert [one.name for one in list_series(tmp_path, ".nii.gz", VIEWS)[0]] == ["a_axial"]
+
+
+def test_folds_may_name_cases_that_were_skipped(tmp_path):
+    path = tmp_path / "splits_final.json"
+    path.write_text(json.dumps([{"train": ["a", "x"], "val": ["b", "y"]}]))
+    assert read_splits(path, {"a": "p", "b": "q"}, ("x", "y")) == [{"train": ["a"], "val": ["b"]}]
+    with pytest.raises(DatasetError, match="'y' is not in the dataset"):
+        read_splits(path, {"a": "p", "b": "q"}, ("x",))

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -13,13 +14,15 @@ import torch
 from scipy import ndimage
 
 from odiff.errors import CheckpointError, DatasetError, StorageError, UsageError
-from odiff.geometry import read_volume
+from odiff.geometry import read_volume, same_grid
 from odiff.inference.command import main, model_folder
 from odiff.inference.postprocessing import write_postprocessing
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import CaseImages, Predictor
+from odiff.learning.calibration import StoredCalibration
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
+from odiff.metrics.calibration import identity
 
 FEW = (
     "segmentation.steps=2", "diagnosis.steps=2", "diagnosis.head_steps=2", "fusion.steps=2", "pretrain.steps=2",
@@ -165,6 +168,103 @@ def test_mistakes_name_what_to_do(model, predictor, images, tmp_path):
     with pytest.raises(CheckpointError, match="view sagittal"):
         predictor.segment(read_volume(sorted(images.glob("*_axial.nii.gz"))[0]), "sagittal")
     assert main(["-i", str(images), "-o", str(tmp_path / "o"), "-m", str(model), "--step-size", "2"]) == 2
+
+
+def test_scans_are_never_overwritten_and_strange_files_never_taken_for_predictions(predictor, images, tmp_path):
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    (tmp_path / "link").symlink_to(images)
+    for target in (images, images / ".." / "in", tmp_path / "link"):
+        with pytest.raises(DatasetError, match="folder of the images"):
+            predict_folder(predictor, images, target)
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+    shutil.copytree(images, tmp_path / "other")
+    with pytest.raises(DatasetError, match="not written by odiff_predict"):
+        predict_folder(predictor, images, tmp_path / "other")
+    assert not (tmp_path / "other" / "predict.json").exists()
+
+
+def test_what_was_made_of_another_laterality_or_less_is_made_anew(predictor, images, tmp_path):
+    """A left knee is mirrored, so its masks too."""
+    case = sorted({path.name.rsplit("_", 1)[0] for path in images.iterdir()})[0]
+    (images / "cases.csv").unlink(missing_ok=True)
+    good = (images / f"{case}_sagittal.nii.gz").read_bytes()
+    (images / f"{case}_sagittal_1.nii.gz").write_bytes(b"damaged")
+    first = predict_folder(predictor, images, tmp_path / "out")
+    assert (first.segmented, first.diagnosed, len(first.failed)) == (2, 2, 1)
+    (images / f"{case}_sagittal_1.nii.gz").write_bytes(good)
+    second = predict_folder(predictor, images, tmp_path / "out")
+    assert (second.segmented, second.diagnosed, second.skipped, second.failed) == (0, 1, 1, ())
+    fused = tmp_path / "out" / "fused" / f"{case}_axial.nii.gz"
+    fused.parent.mkdir()
+    fused.touch()
+    (images / "cases.csv").write_text(f"case,laterality\n{case},L\n")
+    third = predict_folder(predictor, images, tmp_path / "out")
+    assert (third.segmented, third.diagnosed, third.skipped) == (1, 1, 1) and not fused.exists()
+    assert third.notes[0].startswith("cases.csv: no row for 1 of 2 cases")
+    predict_folder(predictor, images, tmp_path / "fresh")
+    for name in ("diagnosis.csv", f"{case}_axial.nii.gz"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+    assert predict_folder(predictor, images, tmp_path / "out").skipped == 2
+
+
+def test_a_scan_of_another_view_than_its_name_says_is_told(predictor, images, tmp_path):
+    path = sorted(images.glob("*_axial.nii.gz"))[0]
+    shutil.copy(path.with_name(path.name.replace("axial", "sagittal")), path)
+    found = predict_folder(predictor, images, tmp_path / "out")
+    assert len(found.failed) == 1 and "87 degrees from axial" in found.failed[0] and found.segmented == 1
+
+
+def test_a_case_without_a_view_that_is_diagnosed_is_noted_and_not_counted_as_done(model, images, tmp_path):
+    for path in images.glob("*_sagittal.nii.gz"):
+        path.unlink()
+    found = predict_folder(Predictor(model, tasks=("diagnosis",), diagnose_by="sagittal"), images, tmp_path / "out")
+    assert (found.diagnosed, found.skipped) == (0, 0)
+    assert any("2 cases without a view that is diagnosed (sagittal)" in note for note in found.notes)
+
+
+def test_a_mean_of_views_has_no_calibration(model, images, tmp_path):
+    moved = shutil.copytree(model, tmp_path / "no_fusion")
+    shutil.rmtree(moved / "fused")
+    loaded = Predictor(moved)
+    one = StoredCalibration(loaded.plan.diagnoses, ("0",), 99, identity(len(loaded.plan.diagnoses)))
+    loaded.models.calibration.update(sagittal=one, axial=one)
+    views = ("sagittal", "axial")
+    volumes = {view: (read_volume(sorted(images.glob(f"*_{view}.nii.gz"))[0]),) for view in views}
+    assert not loaded.diagnose(CaseImages(volumes, "R")).is_calibrated
+    assert loaded.diagnose(CaseImages({"axial": volumes["axial"]}, "R")).is_calibrated
+
+
+def test_best_models_are_not_fused_nor_calibrated_by_what_was_learnt_on_final_ones(model, caplog):
+    found = Predictor(model, checkpoint="best").models
+    assert found.diagnosis and not found.fusion and not found.calibration
+    assert "fusion and calibration were learnt on final models" in caplog.text
+    with pytest.raises(UsageError, match="--checkpoint best"):
+        Predictor(model, checkpoint="best", diagnose_by="fused")
+
+
+def test_a_plan_that_is_asked_for_is_never_replaced_by_another(tmp_path):
+    (tmp_path / "Dataset001_Knee" / "cpu_demo").mkdir(parents=True)
+    assert model_folder(tmp_path, "1", None).name == "cpu_demo"
+    with pytest.raises(CheckpointError, match="no plan paper; there: cpu_demo"):
+        model_folder(tmp_path, "1", "paper")
+    (tmp_path / "Dataset001_Knee" / "default").mkdir()
+    assert model_folder(tmp_path, "1", None).name == "default"
+
+
+def test_units_of_length_are_those_of_the_image(predictor, images, tmp_path):
+    """A NIfTI file in micrometres, as SimpleITK reads it: a thousand times the numbers of its header."""
+    path = sorted(images.glob("*_axial.nii.gz"))[0]
+    header = bytearray(gzip.decompress(path.read_bytes()))
+    for offset in (
+        *range(80, 92, 4),
+        *range(268, 280, 4),
+        *(280 + 16 * row + 4 * n for row in range(3) for n in range(4)),
+    ):
+        header[offset : offset + 4] = struct.pack("<f", 1000 * struct.unpack_from("<f", header, offset)[0])
+    header[123] = 3
+    path.write_bytes(gzip.compress(bytes(header)))
+    predict_folder(predictor, images, tmp_path / "out")
+    assert same_grid(read_volume(tmp_path / "out" / path.name).grid, read_volume(path).grid)
 
 
 def test_small_components_are_dropped_where_the_evaluation_says_so(model, predictor, images, tmp_path):

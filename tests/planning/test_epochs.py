@@ -7,8 +7,7 @@ from odiff.experiment_planning.presets import read_preset
 
 def test_the_paper_s_epochs_become_steps_over_the_labelled_cases_of_a_fold(phantom_dataset, tmp_path):
     options = PlanningOptions(preset="paper", views=("axial",), processes=1, is_dry_run=True)
-    dataset, measured = verified(phantom_dataset, tmp_path, options, lambda _: None)
-    plan, _ = make_plan(dataset, tmp_path, options, measured)
+    plan = make_plan(verified(phantom_dataset, tmp_path, options, lambda _: None), tmp_path, options).plan
     epochs = read_preset("paper").epochs
     assert plan.diagnosis.steps == epochs.diagnosis * 1  # six diagnosed cases, four to train on, one batch of eight
     assert plan.diagnosis.head_steps == epochs.diagnosis_head * 1

@@ -2,18 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from odiff.errors import OdiffError, PlanError, UsageError
+from odiff.dataset import DatasetDescription
+from odiff.errors import DatasetError, OdiffError, PlanError, UsageError
+from odiff.experiment_planning import pipeline, preprocess
 from odiff.experiment_planning.fingerprint import ViewFingerprint
 from odiff.experiment_planning.memory import pretrain_counts, training_memory_gb
+from odiff.experiment_planning.mirroring import sided_labels
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.experiment_planning.planner import Machine, Reasons, Tasks, plan_view
 from odiff.experiment_planning.presets import read_preset
+from odiff.learning.context import open_context
 from odiff.network.unet import UNet
 from odiff.plan import plan_from_plain, read_plan, to_plain
 from odiff.plan.overrides import apply_overrides
@@ -202,3 +207,150 @@ def test_any_damage_to_a_plan_is_an_error_of_the_user(plain, data):
         plan_from_plain(content, "plans.json")
     except OdiffError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("memory", [6.0, 10.0, 14.0, 20.0, 30.0])
+@pytest.mark.parametrize(("preset", "wanted"), [("default", 4), ("paper", 10)])
+def test_a_step_learns_from_as_many_cases_whatever_the_memory(preset, wanted, memory):
+    plan, _ = planned_view([(3.0, 0.4, 0.4)], (96.0, 154.0, 154.0), preset, Machine(memory, 4, "cpu"))
+    assert plan.batch_size * plan.accumulate == wanted
+
+
+@pytest.fixture
+def again(planned, tmp_path):
+    """Plans the phantom once more, in a copy."""
+    for part in ("raw", "preprocessed"):
+        shutil.copytree(planned / part, tmp_path / part)
+    folder = tmp_path / "preprocessed" / "Dataset001_Knee"
+
+    def plan(**options):
+        chosen = PlanningOptions(**{"preset": "cpu_demo", "views": ("sagittal", "axial"), "processes": 1, **options})
+        plan_and_preprocess(tmp_path / "raw", tmp_path / "preprocessed", "1", chosen, lambda _: None)
+        return folder
+
+    return plan
+
+
+def test_the_same_command_keeps_the_plan_whatever_is_free_and_edited(again, monkeypatch):
+    monkeypatch.setattr(pipeline, "this_machine", lambda *_: Machine(0.2, 4, "cpu"))
+    folder = again()
+    plan = json.loads((folder / "plans.json").read_text())
+    plan["pretrain"]["steps"] = 77
+    (folder / "plans.json").write_text(json.dumps(plan))
+    again()
+    assert read_plan(folder / "plans.json").pretrain.steps == 77
+    monkeypatch.undo()
+    again(overrides=("segmentation.steps=5",))
+    again(overrides=("segmentation.steps=6",))
+    assert read_plan(folder / "plans.json").segmentation.steps == 6
+    first, second = (read_plan(folder / f"plans.cpu_demo{number}.json") for number in ("", "-2"))
+    assert first.pretrain.steps == 77 and second.segmentation.steps == 5
+
+
+def test_training_refuses_arrays_of_which_some_are_of_the_plan_before(again, monkeypatch):
+    real, seen = preprocess.prepare, []
+
+    def stop_at_the_third(*arguments):
+        seen.append(1)
+        if len(seen) > 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(preprocess, "prepare", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        again(overrides=("views.axial.spacing_zyx_mm=[9.0,3.0,3.0]",))
+    monkeypatch.undo()
+    folder = again(is_dry_run=True)
+    with pytest.raises(DatasetError, match="preprocessing is not finished: run odiff_plan_and_preprocess"):
+        open_context(folder.parent, folder, "1")
+    again(overrides=("views.axial.spacing_zyx_mm=[9.0,3.0,3.0]",))
+    assert open_context(folder.parent, folder, "1").dataset.cases
+
+
+def test_a_bad_case_is_skipped_though_folds_name_it(again):
+    folder = again()
+    raw = folder.parent.parent / "raw" / "Dataset001_Knee"
+    (raw / "imagesTr" / "knee_00001_axial.nii.gz").write_bytes(b"no image")
+    again(skip_bad=True)
+    context = open_context(folder.parent, folder, "1")
+    names = {case.name for case in context.dataset.cases}
+    assert "knee_00001" not in names and len(names) == 5
+    assert {case for fold in context.splits for part in fold.values() for case in part} == names
+
+
+def test_cases_in_no_fold_are_told_and_a_table_that_is_gone_is_gone(again, caplog):
+    folder = again()
+    splits = json.loads((folder / "splits_final.json").read_text())
+    (folder / "splits_final.json").write_text(json.dumps([{"train": splits[0]["train"][:-1], "val": splits[0]["val"]}]))
+    again()
+    assert "1 labelled cases are in no fold" in caplog.text
+    (folder.parent.parent / "raw" / "Dataset001_Knee" / "cases.csv").unlink()
+    again()
+    assert not (folder / "cases.csv").exists()
+
+
+def test_raw_and_preprocessed_data_need_folders_of_their_own(planned):
+    with pytest.raises(UsageError, match="folder of its own"):
+        plan_and_preprocess(planned / "raw", planned / "raw", "1", PlanningOptions(), lambda _: None)
+
+
+def test_like_takes_the_diffusion_over_and_refuses_another_grid(planned, tmp_path):
+    for part in ("raw", "preprocessed"):
+        shutil.copytree(planned / part, tmp_path / part)
+    shutil.copytree(tmp_path / "raw" / "Dataset001_Knee", tmp_path / "raw" / "Dataset002_Other")
+    source = tmp_path / "preprocessed" / "Dataset001_Knee" / "plans.json"
+    plan = json.loads(source.read_text())
+    plan["views"]["axial"]["diffusion"] |= {"prediction": "v", "time_steps": 900, "schedule": "linear"}
+    source.write_text(json.dumps(plan))
+    options = PlanningOptions(preset="cpu_demo", views=("axial",), processes=1, like="1", is_dry_run=True)
+
+    def planned_like(**changes):
+        return plan_and_preprocess(
+            tmp_path / "raw", tmp_path / "preprocessed", "2", replace(options, **changes), lambda _: None
+        )
+
+    found = planned_like().views["axial"].diffusion
+    assert (found.prediction, found.time_steps, found.schedule) == ("v", 900, "linear")
+    with pytest.raises(PlanError, match="give --preset cpu_demo too"):
+        planned_like(preset="paper")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("views.axial.normalisation.upper_percentile=150", "upper_percentile must be 0 to 100"),
+        ("views.axial.normalisation.lower_percentile=99.9", "upper_percentile must be above 99.9"),
+        ("views.axial.normalisation.clip=0", "clip must be above 0"),
+        ("views.axial.normalisation.clip=Infinity", "finite"),
+        ("pretrain.learning_rate=1e400", "pretrain.learning_rate must be a finite number"),
+        ("views.axial.network.stem_zyx=[0,1,1]", "at least 1"),
+        ("views.axial.network.time_channels=63", "even"),
+        ("views.axial.diffusion.time_steps=50", "time_step"),
+        ("segmentation.time_step=5000", "segmentation.time_step, in .* must be 0 to"),
+        ("views.axial.mirror_axes=[7]", "mirror_axes must be 0 to 2"),
+        ("diagnosis.batch_size=0", "diagnosis.batch_size must be at least 1"),
+        ("pretrain.checkpoint_every=0", "pretrain.checkpoint_every must be at least 1"),
+        ('name="a/b"', "plain name"),
+    ],
+)
+def test_values_that_no_run_can_work_with_are_named(plain, change, named):
+    with pytest.raises(PlanError, match=named):
+        plan_from_plain(apply_overrides(plain, [change]), "plan")
+
+
+@pytest.mark.parametrize("change", ["limits.batch_size=0", "network.largest_channels=16", "network.time_channels=0"])
+def test_presets_that_nothing_can_be_planned_from_are_refused(change):
+    with pytest.raises(PlanError, match=f"{change.partition('=')[0]} must be at least"):
+        read_preset("default", [change])
+
+
+@pytest.mark.parametrize(
+    ("name", "is_sided"),
+    [
+        ("medial_meniscus", True), ("medial meniscus", True), ("MedialMeniscus", True), ("meniscus (medial)", True), ("lcl", True),
+        ("LCLTear", True), ("left-femur", True), ("femur", False), ("ACL", False), ("bilateral", False), ("rightmost", False),
+    ],
+)  # fmt: skip
+def test_labels_of_one_side_are_known_however_they_are_written(name, is_sided):
+    description = DatasetDescription("K", "knee", ".nii.gz", ("axial",), {name: 1}, None, False, (), (), {}, ())
+    assert sided_labels(description) == ([name] if is_sided else [])

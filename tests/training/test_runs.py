@@ -1,6 +1,7 @@
 """Runs: resumed, restarted, refused."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,8 +17,9 @@ from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.network.heads import ATTENTION
+from odiff.storage import file_digest
 from odiff.training import loop, run_folder
-from odiff.training.checkpoint import FORMAT, read_checkpoint, save_checkpoint
+from odiff.training.checkpoint import FORMAT, read_checkpoint, save_checkpoint, tensors_digest
 from odiff.training.loop import LoopSettings, train
 from odiff.training.precision import Precision
 from odiff.training.progress import running_mean
@@ -256,6 +258,27 @@ def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
 def test_the_running_mean_passes_over_what_is_no_number():
     assert running_mean([1, float("inf"), 3, 5], window=2).tolist() == [1, 1, 3, 4]
     assert running_mean([float("nan"), 2], window=1)[1] == 2
+
+
+def test_a_second_call_writes_no_final_model_again(planned, tmp_path):
+    """Predictions know it by its digest, and what stands on it by that of its tensors, whatever it is described as."""
+    train_task(planned, tmp_path, "diagnosis")
+    path = folder_of(tmp_path, "diagnosis") / "checkpoint_final.safetensors"
+    before = path.stat().st_mtime_ns, tensors_digest(path)
+    train_task(planned, tmp_path, "diagnosis")
+    assert path.stat().st_mtime_ns == before[0]
+    stored = read_checkpoint(path)
+    save_checkpoint(path, stored.tensors, stored.meta | {"threads": 77})
+    assert tensors_digest(path) == before[1] != file_digest(path)
+
+
+def test_others_may_read_a_checkpoint_as_far_as_the_umask_allows(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "a.safetensors", {"x": torch.ones(1)}, {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_folds_keep_patients_apart_and_cover_every_case_once(planned, tmp_path):

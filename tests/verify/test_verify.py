@@ -125,3 +125,33 @@ def test_a_broken_description_is_an_error_that_names_the_file(dataset, text):
     (dataset / "dataset.json").write_text(text)
     with pytest.raises(DatasetError, match=r"dataset\.json"):
         verify_dataset(dataset, processes=1)
+
+
+def test_files_of_an_explicit_list_that_are_missing_are_faults(dataset):
+    description = json.loads((dataset / "dataset.json").read_text())
+    images = sorted(path.name for path in (dataset / "imagesTr").iterdir())
+    listed = [
+        {"case": name.rsplit("_", 1)[0], "view": name.rsplit("_", 1)[1].split(".")[0], "image": f"imagesTr/{name}"}
+        for name in images
+    ]
+    listed[0]["image"], listed[1]["mask"] = "imagesTr/nowhere.nii.gz", "labelsTr/nothing.nii.gz"
+    (dataset / "dataset.json").write_text(json.dumps(description | {"cases": listed}))
+    faults = verify_dataset(dataset, processes=1).faults
+    assert {one.file.rsplit("/", 1)[1] for one in faults if one.value == "missing"} == {
+        "nowhere.nii.gz",
+        "nothing.nii.gz",
+    }
+
+
+def test_a_mask_that_links_to_nowhere_is_a_fault_and_not_unlabelled(dataset):
+    path = dataset / "labelsTr" / "knee_00000_axial.nii.gz"
+    path.unlink()
+    path.symlink_to(dataset / "unmounted.nii.gz")
+    assert [(one.file, one.value) for one in verify_dataset(dataset, processes=1).faults] == [(str(path), "missing")]
+
+
+@pytest.mark.parametrize("ending", [".mhd", ".nhdr", ".img"])
+def test_images_in_two_files_are_refused(dataset, ending):
+    replace_in(dataset / "dataset.json", ".nii.gz", ending)
+    with pytest.raises(DatasetError, match="images in two files"):
+        verify_dataset(dataset, processes=1)
