@@ -1,14 +1,31 @@
 """Installs odiff; `plans/`, `experiment_planning/` and `inference/` become sub-packages of it."""
 
+import platform
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 OUTER = ("plans", "experiment_planning", "inference")
 
 packages = find_packages(include=["odiff", "odiff.*"])
 for folder in OUTER:
     packages += [f"odiff.{name}" for name in find_packages(include=[folder, f"{folder}.*"])]
+
+
+def loops() -> list[Extension]:
+    """What odiff.network.native calls: optional, so without a compiler odiff is installed all the same and does it by torch.
+
+    It is linked without OpenMP on purpose, whose functions are torch's own when it is loaded.
+    """
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return []
+    processor = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+    flags = ["-O3", *processor, "-ffast-math", "-fopenmp"]
+    return [
+        Extension("odiff.network._norm_silu", ["odiff/network/norm_silu.c"], extra_compile_args=flags, optional=True)
+    ]
+
 
 setup(
     name="odiff-mri",
@@ -20,6 +37,7 @@ setup(
     python_requires=">=3.10",
     packages=packages,
     package_dir={"odiff": "odiff", **{f"odiff.{name}": name for name in OUTER}},
+    ext_modules=loops(),
     package_data={
         "odiff.plans": ["*.json"],
         "odiff.experiment_planning": ["templates/*.json"],

@@ -27,12 +27,12 @@ from odiff.learning.probes import (
     held_out_score,
     score_time_step,
 )
-from odiff.learning.run import RunSettings, describe_run, open_run
+from odiff.learning.run import RunSettings, describe_run, open_run, origins, stands_on
 from odiff.learning.transfer import load_backbone
 from odiff.network.backbone import Backbone, build_backbone
 from odiff.network.diagnosis import FeatureChoice
 from odiff.plan import ViewPlan
-from odiff.storage import file_digest, write_text
+from odiff.storage import write_text
 from odiff.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def probe_fold(
     meta = describe_run(described, view, "probe", fold, settings)
     meta |= {
         "pretrained": str(pretrained),
-        "pretrained_sha256": file_digest(pretrained),
+        **origins(pretrained=pretrained),
         "label_fraction": label_fraction,
     }
     run = open_run(folder, meta, settings, keep=("scores", "features", "held_out"))
@@ -159,7 +159,7 @@ def probed_choice(
         return None
     config = run.read_config()
     same_cases = config["label_fraction"] == label_fraction and (label_fraction == 1 or config["seed"] == settings.seed)
-    if "held_out" not in config or not same_cases or config["pretrained_sha256"] != file_digest(pretrained):
+    if "held_out" not in config or not same_cases or not stands_on(config, pretrained=pretrained):
         log.info("%s: not used: unfinished, or of another pretrained model or other training cases", run.path)
         return None
     scores = {cell_name(int(t), block): value for t, row in config["scores"].items() for block, value in row.items()}

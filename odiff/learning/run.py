@@ -111,6 +111,11 @@ def origins(**paths: Path | None) -> dict[str, dict[str, str]]:
     return {ORIGINS: {name: tensors_digest(path) for name, path in paths.items() if path}}
 
 
+def stands_on(config: Mapping[str, Any], **paths: Path | None) -> bool:
+    """Whether a run's configuration tells of just these files as they are now."""
+    return bool(config.get(ORIGINS) == origins(**paths)[ORIGINS])
+
+
 def _check_origins(run: RunFolder, stored: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Raise a `CheckpointError` where what the run stands on was trained again since; earlier versions did not store it."""
     for name, digest in now.items():

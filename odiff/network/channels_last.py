@@ -1,4 +1,4 @@
-"""Norm, modulation and SiLU of a channels-last volume, and their gradients, a piece at a time: on a CPU one that fits the cache.
+"""Norm, modulation and SiLU of a channels-last volume, and their gradients: by compiled loops, else a piece at a time that fits the cache.
 
 With channels last a volume is a table of voxels by channels, and normalising, modulating and SiLU are one product and one sum a
 channel, then one function. On a CPU torch's own backward pass of the norm takes four times as long; on a GPU its norm copies the
@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from odiff.network import native
 
 PIECE_VALUES = 2**18
 GPU_PIECE_VALUES = 2**24
@@ -36,10 +38,15 @@ def moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """Mean, and one over the standard deviation, of each group of channels; (b, groups) each."""
     b, c = x.shape[:2]
     first, second = (torch.zeros((b, c), dtype=_dtype(x), device=x.device) for _ in range(2))
-    for n, (piece,) in _pieces(x):
-        values = piece.to(first.dtype)
-        first[n] += values.sum(1)
-        second[n] += values.square().sum(1)
+    if native.suits(x):
+        for n, table in enumerate(_tables(x)):
+            native.call("moments", table, sums := native.sums_of(c))
+            first[n], second[n] = sums.sum(0)
+    else:
+        for n, (piece,) in _pieces(x):
+            values = piece.to(first.dtype)
+            first[n] += values.sum(1)
+            second[n] += values.square().sum(1)
     size = x[0].numel() // groups
     mean, square = (one.view(b, groups, -1).sum(2) / size for one in (first, second))
     return mean, (square - mean.square()).clamp(min=0).add(eps).rsqrt()
@@ -62,6 +69,10 @@ def affine(
 def activated(x: Tensor, how: Affine, dtype: torch.dtype) -> Tensor:
     """``silu(x * factor + offset)`` in `dtype`, channels last."""
     out = torch.empty_like(x, dtype=dtype)
+    if native.suits(x, out):
+        for n, (table, target) in enumerate(zip(_tables(x), _tables(out), strict=True)):
+            native.call("activated", table, target, how.factor[n], how.offset[n])
+        return out
     factor, offset = how.factor[:, None], how.offset[:, None]
     for n, (target, piece) in _pieces(out, x):
         target.copy_(F.silu(torch.addcmul(offset[n], piece.to(factor.dtype), factor[n]), inplace=True))
@@ -84,13 +95,18 @@ def gradients(
     dtype, factor, offset = how.factor.dtype, how.factor[:, None], how.offset[:, None]
     to_active = to_active.contiguous(memory_format=torch.channels_last_3d)
     behind, products = (torch.zeros_like(how.factor) for _ in range(2))
-    for n, (gradient, piece) in _pieces(to_active, x):
-        values = piece.to(dtype)
-        linear = torch.addcmul(offset[n], values, factor[n])
-        to_linear = torch.ops.aten.silu_backward(gradient.to(dtype), linear)
-        behind[n] += to_linear.sum(1)
-        products[n] += (values * to_linear).sum(1)
-        gradient.copy_(to_linear)
+    if native.suits(to_active, x):
+        for n, (table, seen) in enumerate(zip(_tables(to_active), _tables(x), strict=True)):
+            native.call("to_linear", table, seen, how.factor[n], how.offset[n], sums := native.sums_of(x.shape[1]))
+            behind[n], products[n] = sums.sum(0)
+    else:
+        for n, (gradient, piece) in _pieces(to_active, x):
+            values = piece.to(dtype)
+            linear = torch.addcmul(offset[n], values, factor[n])
+            to_linear = torch.ops.aten.silu_backward(gradient.to(dtype), linear)
+            behind[n] += to_linear.sum(1)
+            products[n] += (values * to_linear).sum(1)
+            gradient.copy_(to_linear)
     normalised = how.rstd * (products - how.mean * behind)
     to_x = _to_volume(x, to_active, how, behind, normalised, groups) if needs_x else None
     if scale is None or shift is None:
@@ -111,8 +127,12 @@ def _to_volume(x: Tensor, to_linear: Tensor, how: Affine, behind: Tensor, normal
         return means.repeat_interleave(c // groups, dim=1)
 
     slope = -how.rstd.square() * mean_of_group(how.weight * normalised)
-    constant = (-slope * how.mean - how.rstd * mean_of_group(how.weight * behind))[:, None]
-    slope, factor = slope[:, None], how.factor[:, None]
+    constant = -slope * how.mean - how.rstd * mean_of_group(how.weight * behind)
+    if native.suits(to_linear, x):
+        for n, (table, seen) in enumerate(zip(_tables(to_linear), _tables(x), strict=True)):
+            native.call("to_volume", table, seen, how.factor[n], slope[n], constant[n])
+        return to_linear
+    slope, constant, factor = slope[:, None], constant[:, None], how.factor[:, None]
     out = to_linear if to_linear.dtype == x.dtype else torch.empty_like(x)
     for n, (target, gradient, piece) in _pieces(out, to_linear, x):
         values = torch.addcmul(constant[n], piece.to(slope.dtype), slope[n])
@@ -120,10 +140,15 @@ def _to_volume(x: Tensor, to_linear: Tensor, how: Affine, behind: Tensor, normal
     return out
 
 
+def _tables(volume: Tensor) -> Tensor:
+    """(b, voxels, channels) of a channels-last volume, without a copy."""
+    return volume.permute(0, 2, 3, 4, 1).view(len(volume), -1, volume.shape[1])
+
+
 def _pieces(*volumes: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
     """Which of the batch, and (some of the batch, voxels, channels) of each volume in turn: on a CPU one after the other."""
     b, c = volumes[0].shape[:2]
-    tables = [one.permute(0, 2, 3, 4, 1).view(b, -1, c) for one in volumes]
+    tables = [_tables(one) for one in volumes]
     some, values = (1, PIECE_VALUES) if volumes[0].device.type == "cpu" else (b, GPU_PIECE_VALUES)
     for low in range(0, b, some):
         n = slice(low, low + some)

@@ -18,7 +18,7 @@ from odiff.learning.context import open_context
 from odiff.learning.heat_map import draw_heat_map
 from odiff.learning.probe_grid import plan_of_grid
 from odiff.learning.probes import choose, held_out_score
-from odiff.learning.run import RunSettings
+from odiff.learning.run import ORIGINS, RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.learning.usual_blocks import usual_blocks
 from odiff.network.diagnosis import FeatureChoice
@@ -112,7 +112,7 @@ def test_diagnosis_takes_no_choice_that_saw_other_patients_or_another_model(root
     run(root, "probe")
     path = root / "results/Dataset001_Knee/cpu_demo/axial/probe/fold_0/config.json"
     config = config_of(root)
-    for field, value in (("label_fraction", 0.5), ("pretrained_sha256", "0" * 64)):
+    for field, value in (("label_fraction", 0.5), (ORIGINS, {"pretrained": "0" * 64})):
         path.write_text(json.dumps({**config, field: value, "features": {"time_step": 150, "blocks": ["decoder_0"]}}))
         run(root, "diagnosis", settings=replace(SETTINGS, restart=True))
         taken = config_of(root, "diagnosis")
@@ -161,7 +161,7 @@ def test_an_interrupted_grid_goes_on_and_a_finished_one_is_not_scored_again(root
 def test_another_pretrained_model_is_never_mixed_in(root):
     run(root, "probe")
     run(root, "pretrain", few=(*FEW, "pretrain.steps=2"), settings=replace(SETTINGS, restart=True))
-    with pytest.raises(CheckpointError, match=r"pretrained_sha256.*--restart"):
+    with pytest.raises(CheckpointError, match=r"stands on the pretrained model as it was.*--restart"):
         run(root, "probe")
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from odiff.diffusion import ALPHA_BAR, Corruption, denoising_loss, draw_corruption
-from odiff.network import channels_last, layers, unet
+from odiff.network import channels_last, layers, native, unet
 from odiff.network.fused import norm_silu_conv
 from odiff.network.layers import Convolution
 from odiff.network.unet import UNet
@@ -30,6 +30,15 @@ GPU = pytest.param(
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-11}
 ROUNDINGS = 40
 SCALE = 2.0**12  # as in training, so that no gradient falls below what float16 holds
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def loops(request, monkeypatch):
+    """The loops of norm_silu.c, and torch's functions in their place."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda: None)
+    elif native.library() is None:
+        pytest.skip("the loops were not compiled here, or the processor has no AVX512")
 
 
 def network(seed=0):
@@ -80,6 +89,7 @@ def off(found, wanted):
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.usefixtures("loops")
 def test_forward_loss_and_gradients_agree_with_the_plain_path(device, name, batch):
     wanted, wanted_loss, wanted_gradients = plainly(network(), batch)
     try:
@@ -98,6 +108,7 @@ def test_forward_loss_and_gradients_agree_with_the_plain_path(device, name, batc
 
 @pytest.mark.parametrize("is_channels_last", [False, True])
 @pytest.mark.parametrize("is_modulated", [False, True])
+@pytest.mark.usefixtures("loops")
 def test_the_step_that_recomputes_has_the_gradients_of_autograd(is_modulated, is_channels_last):
     torch.manual_seed(0)
     norm, conv = nn.GroupNorm(2, 8), Convolution(8, 6, (1, 3, 3), padding=(0, 1, 1)).double()
@@ -118,6 +129,7 @@ def test_the_step_that_recomputes_has_the_gradients_of_autograd(is_modulated, is
 
 
 @pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.usefixtures("loops")
 def test_what_is_frozen_gets_no_gradient_and_the_rest_does(form):
     norm, conv = nn.GroupNorm(1, 4), Convolution(4, 4, 3, padding=1)
     conv.weight.requires_grad_(False)
@@ -133,6 +145,7 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_does(form):
     assert x.grad is not None
 
 
+@pytest.mark.usefixtures("loops")
 def test_a_table_of_several_pieces_is_as_one():
     torch.manual_seed(0)
     norm, conv = nn.GroupNorm(2, 8), Convolution(8, 4, 1)
