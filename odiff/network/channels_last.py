@@ -39,9 +39,9 @@ def moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     b, c = x.shape[:2]
     first, second = (torch.zeros((b, c), dtype=_dtype(x), device=x.device) for _ in range(2))
     if native.suits(x):
-        for n, table in enumerate(_tables(x)):
+        for one, table in enumerate(_tables(x)):
             native.call("moments", table, sums := native.sums_of(c))
-            first[n], second[n] = sums.sum(0)
+            first[one], second[one] = sums.sum(0)
     else:
         for n, (piece,) in _pieces(x):
             values = piece.to(first.dtype)
@@ -70,8 +70,8 @@ def activated(x: Tensor, how: Affine, dtype: torch.dtype) -> Tensor:
     """``silu(x * factor + offset)`` in `dtype`, channels last."""
     out = torch.empty_like(x, dtype=dtype)
     if native.suits(x, out):
-        for n, (table, target) in enumerate(zip(_tables(x), _tables(out), strict=True)):
-            native.call("activated", table, target, how.factor[n], how.offset[n])
+        for one, (table, target) in enumerate(zip(_tables(x), _tables(out), strict=True)):
+            native.call("activated", table, target, how.factor[one], how.offset[one])
         return out
     factor, offset = how.factor[:, None], how.offset[:, None]
     for n, (target, piece) in _pieces(out, x):
@@ -96,9 +96,9 @@ def gradients(
     to_active = to_active.contiguous(memory_format=torch.channels_last_3d)
     behind, products = (torch.zeros_like(how.factor) for _ in range(2))
     if native.suits(to_active, x):
-        for n, (table, seen) in enumerate(zip(_tables(to_active), _tables(x), strict=True)):
-            native.call("to_linear", table, seen, how.factor[n], how.offset[n], sums := native.sums_of(x.shape[1]))
-            behind[n], products[n] = sums.sum(0)
+        for one, (table, seen) in enumerate(zip(_tables(to_active), _tables(x), strict=True)):
+            native.call("to_linear", table, seen, how.factor[one], how.offset[one], sums := native.sums_of(x.shape[1]))
+            behind[one], products[one] = sums.sum(0)
     else:
         for n, (gradient, piece) in _pieces(to_active, x):
             values = piece.to(dtype)
@@ -129,8 +129,8 @@ def _to_volume(x: Tensor, to_linear: Tensor, how: Affine, behind: Tensor, normal
     slope = -how.rstd.square() * mean_of_group(how.weight * normalised)
     constant = -slope * how.mean - how.rstd * mean_of_group(how.weight * behind)
     if native.suits(to_linear, x):
-        for n, (table, seen) in enumerate(zip(_tables(to_linear), _tables(x), strict=True)):
-            native.call("to_volume", table, seen, how.factor[n], slope[n], constant[n])
+        for one, (table, seen) in enumerate(zip(_tables(to_linear), _tables(x), strict=True)):
+            native.call("to_volume", table, seen, how.factor[one], slope[one], constant[one])
         return to_linear
     slope, constant, factor = slope[:, None], constant[:, None], how.factor[:, None]
     out = to_linear if to_linear.dtype == x.dtype else torch.empty_like(x)
