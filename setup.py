@@ -20,10 +20,11 @@ def loops() -> list[Extension]:
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return []
-    processor = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
-    flags = ["-O3", *processor, "-ffast-math", "-fopenmp"]
+    avx512 = ["-O3", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+    flags = {"norm_silu": [*avx512, "-ffast-math"], "weight_gradient": [*avx512, "-mamx-tile", "-mamx-bf16"]}
     return [
-        Extension("odiff.network._norm_silu", ["odiff/network/norm_silu.c"], extra_compile_args=flags, optional=True)
+        Extension(f"odiff.network._{name}", [f"odiff/network/{name}.c"], extra_compile_args=of_it, optional=True)
+        for name, of_it in flags.items()
     ]
 
 

@@ -1,10 +1,12 @@
-"""The loops of norm_silu.c, where they were compiled when odiff was installed: on Linux, for processors with AVX512.
+"""The loops in C of norm_silu.c and weight_gradient.c, where they were compiled when odiff was installed: on Linux, for AVX512 and AMX.
 
-Without them `odiff.network.channels_last` does the same by several of torch's functions. They run in torch's own threads: the
-library asks for OpenMP and finds that of torch, which is loaded for all to see.
+Without them `odiff.network.channels_last` and `odiff.network.weight_gradient` do the same by several of torch's functions. They run
+in torch's own threads: the libraries ask for OpenMP and find that of torch, which is loaded for all to see.
 """
 
 import ctypes
+import math
+from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -12,17 +14,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from odiff.network.processor import has_amx
+
 PARTS = 32  # as norm_silu.c has it
+# Lines narrower than a product and volumes of few voxels are faster by torch's products; values of sums, and blocks of 32 voxels at once.
+NARROWEST, FEWEST_VOXELS, SUMS, BLOCKS = 32, 2**14, 2**22, 32
 TYPES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled loops; None where there are none, or the processor has no AVX512."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return None
+    """The loops of norm and SiLU; None where they were not compiled, or the processor has no AVX512."""
+    return _compiled("_norm_silu") if torch.backends.cpu.get_cpu_capability() == "AVX512" else None
+
+
+@cache
+def amx_library() -> ctypes.CDLL | None:
+    """The products of weight gradients; None where they were not compiled, or there is no AMX that this process may use."""
+    loops = _compiled("_weight_gradient") if library() is not None and has_amx() else None
+    return loops if loops is not None and loops.ask_for_tiles() == 0 else None
+
+
+def _compiled(name: str) -> ctypes.CDLL | None:
     for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_norm_silu{suffix}")
+        path = Path(__file__).with_name(f"{name}{suffix}")
         if path.exists():
             try:
                 return ctypes.CDLL(str(path))
@@ -61,3 +76,32 @@ def call(name: str, table: Tensor, *more: Tensor) -> None:
 def sums_of(channels: int) -> Tensor:
     """Zeros for the sums of a loop, (parts, 2, channels) float32."""
     return torch.zeros(PARTS, 2, channels)
+
+
+def weight_gradient(
+    gradient: Tensor, x: Tensor, kernel_zyx: Sequence[int], padding_zyx: Sequence[int]
+) -> Tensor | None:
+    """Of a convolution's weight, (outputs, inputs, *kernel) float32; None where weight_gradient.c is not for it, or not there.
+
+    Parameters
+    ----------
+    gradient, x : (b, outputs, z', y', x') and (b, inputs, z, y, x), stride and dilation 1.
+    """
+    outputs, inputs, out = gradient.shape[1], x.shape[1], gradient.shape[2:]
+    volumes = (gradient, x)
+    is_for_it = (
+        all(one.dtype == torch.bfloat16 and one.device.type == "cpu" for one in volumes)
+        and outputs % 32 == inputs % 32 == 0 and out[2] >= NARROWEST and len(x) * math.prod(out) >= FEWEST_VOXELS
+        and all(one.is_contiguous(memory_format=torch.channels_last_3d) for one in volumes)
+    )  # fmt: skip
+    loops = amx_library() if is_for_it else None
+    if loops is None:
+        return None
+    sizes = torch.tensor([len(x), *x.shape[2:], *out, inputs, outputs, *kernel_zyx, *padding_zyx])
+    values = math.prod(kernel_zyx) * outputs * inputs
+    parts = max(8, min(PARTS, SUMS // values))
+    found = torch.zeros(parts, *kernel_zyx, outputs, inputs)
+    lines = max(1, min(out[1], BLOCKS * 32 // out[2]))
+    pointers = [ctypes.c_void_p(one.data_ptr()) for one in (gradient, x, sizes)]
+    failed = loops.weight_gradient(*pointers, *map(ctypes.c_int64, (parts, lines)), ctypes.c_void_p(found.data_ptr()))
+    return None if failed else found.sum(0).permute(3, 4, 0, 1, 2)
