@@ -17,8 +17,9 @@ from torch import Tensor
 from odiff.network.processor import has_amx
 
 PARTS = 32  # as norm_silu.c has it
-# Lines narrower than a product and volumes of few voxels are faster by torch's products; values of sums, and blocks of 32 voxels at once.
+# Lines narrower than a product and volumes of few voxels are faster by torch's products; values of sums, and blocks of 32 voxels, at once.
 NARROWEST, FEWEST_VOXELS, SUMS, BLOCKS = 32, 2**14, 2**22, 32
+TILES = 32  # channels that are multiplied at once
 TYPES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
 
@@ -87,21 +88,30 @@ def weight_gradient(
     ----------
     gradient, x : (b, outputs, z', y', x') and (b, inputs, z, y, x), stride and dilation 1.
     """
-    outputs, inputs, out = gradient.shape[1], x.shape[1], gradient.shape[2:]
-    volumes = (gradient, x)
+    volumes, out = (gradient, x), gradient.shape[2:]
     is_for_it = (
         all(one.dtype == torch.bfloat16 and one.device.type == "cpu" for one in volumes)
-        and outputs % 32 == inputs % 32 == 0 and out[2] >= NARROWEST and len(x) * math.prod(out) >= FEWEST_VOXELS
-        and all(one.is_contiguous(memory_format=torch.channels_last_3d) for one in volumes)
+        and out[2] >= NARROWEST and len(x) * math.prod(out) >= FEWEST_VOXELS
     )  # fmt: skip
     loops = amx_library() if is_for_it else None
     if loops is None:
         return None
+    wanted, seen = map(_in_tiles, volumes)
+    outputs, inputs = wanted.shape[1], seen.shape[1]
     sizes = torch.tensor([len(x), *x.shape[2:], *out, inputs, outputs, *kernel_zyx, *padding_zyx])
-    values = math.prod(kernel_zyx) * outputs * inputs
-    parts = max(8, min(PARTS, SUMS // values))
+    parts = max(8, min(PARTS, SUMS // (math.prod(kernel_zyx) * outputs * inputs)))
     found = torch.zeros(parts, *kernel_zyx, outputs, inputs)
     lines = max(1, min(out[1], BLOCKS * 32 // out[2]))
-    pointers = [ctypes.c_void_p(one.data_ptr()) for one in (gradient, x, sizes)]
+    pointers = [ctypes.c_void_p(one.data_ptr()) for one in (wanted, seen, sizes)]
     failed = loops.weight_gradient(*pointers, *map(ctypes.c_int64, (parts, lines)), ctypes.c_void_p(found.data_ptr()))
-    return None if failed else found.sum(0).permute(3, 4, 0, 1, 2)
+    return None if failed else found.sum(0).permute(3, 4, 0, 1, 2)[: gradient.shape[1], : x.shape[1]]
+
+
+def _in_tiles(volume: Tensor) -> Tensor:
+    """The volume channels last, with channels of zeros up to whole tiles; itself where it is so."""
+    b, c, *size = volume.shape
+    if c % TILES == 0:
+        return volume.contiguous(memory_format=torch.channels_last_3d)
+    table = volume.new_zeros(b, *size, c + -c % TILES)
+    table[..., :c] = volume.permute(0, 2, 3, 4, 1)
+    return table.permute(0, 4, 1, 2, 3)
