@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 
 from odiff.errors import CheckpointError, DatasetError, StorageError, UsageError
-from odiff.geometry import read_volume, same_grid
+from odiff.geometry import read_mask, read_volume, same_grid
 from odiff.inference.command import main, model_folder
 from odiff.inference.postprocessing import write_postprocessing
 from odiff.inference.predict import predict_folder
@@ -202,8 +202,11 @@ def test_what_was_made_of_another_laterality_or_less_is_made_anew(predictor, ima
     assert (third.segmented, third.diagnosed, third.skipped) == (1, 1, 1) and not fused.exists()
     assert third.notes[0].startswith("cases.csv: no row for 1 of 2 cases")
     predict_folder(predictor, images, tmp_path / "fresh")
-    for name in ("diagnosis.csv", f"{case}_axial.nii.gz"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+    folders = (tmp_path / "out", tmp_path / "fresh")
+    one, other = ((folder / "diagnosis.csv").read_bytes() for folder in folders)
+    assert one == other
+    one, other = (read_mask(folder / f"{case}_axial.nii.gz").array for folder in folders)
+    assert np.array_equal(one, other)
     assert predict_folder(predictor, images, tmp_path / "out").skipped == 2
 
 
