@@ -62,14 +62,15 @@ def predict_folder(
     series = find_series(source, plan)
     rows = case_rows(source, cases_file, plan, predictor.table_columns)
     notes = [*notes_on_table(rows, {one.case for one in series}), *notes_on_views(predictor, series)]
-    check_target(source, target, predictor, series)
-    inputs = read_inputs(target)
+    settings = check_target(source, target, predictor, series)
+    inputs = settings.setdefault(CASES, {})
+    known = set(_views(predictor))
     done = read_table(target / TABLE, plan)
     failed: list[str] = []
     counts = {"segmented": 0, "diagnosed": 0, "skipped": 0}
     gates: dict[str, dict[str, tuple[float, ...]]] = {}
     for case, members in tqdm(by_case(series), desc="predict", unit="case"):
-        if not any(one.view in _views(predictor) for one in members):
+        if not any(one.view in known for one in members):
             continue  # among the notes
         row, before = rows.get(case), inputs.get(case, {})
         missing = to_do(predictor, members, row, target, done.get(case, {}), before, save_probabilities)
@@ -88,7 +89,7 @@ def predict_folder(
             if found.gates:
                 gates[case] = found.gates
         inputs[case] = input_of(row) | {"unread": len(unread)}
-        write_inputs(target, inputs)
+        write_json(target / SETTINGS, settings)
     if gates:
         _write_gates(target, gates, plan)
     return PredictOutcome(**counts, failed=tuple(failed), notes=tuple(notes))
@@ -173,18 +174,6 @@ def by_case(series: Iterable[Series]) -> list[tuple[str, list[Series]]]:
 def input_of(row: CaseRow | None) -> dict[str, Any]:
     """What a case's predictions depend on beside its images: laterality and the columns of the table."""
     return {"laterality": row.laterality if row else None, "tabular": row.tabular if row else {}}
-
-
-def read_inputs(target: Path) -> dict[str, dict[str, Any]]:
-    """By case what `write_inputs` noted."""
-    found: dict[str, dict[str, Any]] = read_json(target / SETTINGS, DatasetError, "choose another -o").get(CASES, {})
-    return found
-
-
-def write_inputs(target: Path, inputs: dict[str, dict[str, Any]]) -> None:
-    """Note beside the settings what each case was predicted from."""
-    path = target / SETTINGS
-    write_json(path, read_json(path, DatasetError, "choose another -o") | {CASES: inputs})
 
 
 def notes_on_table(rows: dict[str, CaseRow], cases: set[str]) -> list[str]:
