@@ -195,8 +195,12 @@ def notes_on_views(predictor: Predictor, series: Sequence[Series]) -> list[str]:
     return notes
 
 
-def check_target(source: Path, target: Path, predictor: Predictor, series: Sequence[Series]) -> None:
+def check_target(source: Path, target: Path, predictor: Predictor, series: Sequence[Series]) -> dict[str, Any]:
     """Note in `target` what it is predicted with, or refuse to mix predictions of two models, or predictions and other files.
+
+    Returns
+    -------
+    What predict.json holds; under ``cases`` what each case was predicted from, as far as that was noted.
 
     Raises
     ------
@@ -212,21 +216,23 @@ def check_target(source: Path, target: Path, predictor: Predictor, series: Seque
     }
     path = target / SETTINGS
     if path.exists():
-        stored = read_json(path, DatasetError, "choose another -o")
+        stored: dict[str, Any] = read_json(path, DatasetError, "choose another -o")
         for key, value in now.items():
             if stored.get(key) != value:
                 raise DatasetError(
                     f"{target}: holds predictions made with another {key} ({stored.get(key)!r}, now {value!r}); choose "
                     "another -o, or delete them"
                 )
-    else:
-        names = [target / one.image.name for one in series] + [target / TABLE]
-        if strange := [one for one in names if one.exists() or one.is_symlink()]:
-            raise DatasetError(
-                f"{strange[0]}: is there and not written by odiff_predict, which keeps a {SETTINGS} beside ({len(strange)} such files); "
-                "choose another -o"
-            )
-        write_json(path, now | {"folder": str(predictor.models.folder)})
+        return stored
+    names = [target / one.image.name for one in series] + [target / TABLE]
+    if strange := [one for one in names if one.exists() or one.is_symlink()]:
+        raise DatasetError(
+            f"{strange[0]}: is there and not written by odiff_predict, which keeps a {SETTINGS} beside ({len(strange)} such files); "
+            "choose another -o"
+        )
+    settings = now | {"folder": str(predictor.models.folder)}
+    write_json(path, settings)
+    return settings
 
 
 def _views(predictor: Predictor) -> list[str]:

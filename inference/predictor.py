@@ -17,6 +17,7 @@ from odiff.errors import CheckpointError
 from odiff.geometry import Volume, image_from_volume, volume_from_image
 from odiff.inference.models import LoadedModels, Wanted, load_models
 from odiff.inference.postprocessing import cleaned
+from odiff.learning.calibration import StoredCalibration
 from odiff.learning.code_model import code_rows, volume_code
 from odiff.learning.diagnose import embed_volume, volume_logits
 from odiff.learning.segment import labels_and_probabilities_on_grid, labels_on_grid, probability_slabs
@@ -179,10 +180,7 @@ class Predictor:
             view: tuple(np.mean([one[view] for one in weighed], axis=0).tolist()) for view in next(iter(weighed), {})
         }
         is_tabular = self.uses_table(views, case.tabular)
-        by_images = (
-            FUSED if self._uses_fusion(views) else views[0] if len(views) == 1 else None
-        )  # of a mean there is none
-        calibration = self.models.calibration.get(TABULAR if is_tabular else by_images or "")
+        calibration = self._calibration(views, is_tabular)
         probabilities = calibration.calibration.apply(logits[None])[0] if calibration else expit(logits)
         return Diagnosis(
             dict(zip(self.plan.diagnoses, map(float, probabilities), strict=True)),
@@ -192,6 +190,15 @@ class Predictor:
             gates or None,
             is_tabular,
         )
+
+    def _calibration(self, views: Sequence[str], is_tabular: bool) -> StoredCalibration | None:
+        """Of what the logits come from; of a mean of views there is none."""
+        found = self.models.calibration
+        if is_tabular:
+            return found.get(TABULAR)
+        if self._uses_fusion(views):
+            return found.get(FUSED)
+        return found.get(views[0]) if len(views) == 1 else None
 
     def _uses_fusion(self, views: Sequence[str]) -> bool:
         """Whether every fold's fusion knows one of the views at least."""

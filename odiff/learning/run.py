@@ -80,7 +80,7 @@ def _check_same_run(run: RunFolder, meta: dict[str, Any]) -> None:
                 "give the same value to resume it, or --restart to move it aside"
             )
     _check_origins(run, stored.get(ORIGINS) or {}, meta.get(ORIGINS) or {})
-    check_answers(run, meta["plan"])
+    check_answers(run, stored, meta["plan"])
     advice = "--restart moves the old run aside"
     views = [name for name in stored["plan"]["views"] if meta["view"] in (name, "fused")]
     for view in views:
@@ -95,9 +95,8 @@ def _but_probes(before: ViewPlan, now: ViewPlan) -> ViewPlan:
     return replace(before, diffusion=replace(now.diffusion, **process))
 
 
-def check_answers(run: RunFolder, plan: Mapping[str, Any]) -> None:
-    """Raise a `CheckpointError` where the network of a run answers other labels or diagnoses than those of `plan`, as stored."""
-    stored = run.read_config()
+def check_answers(run: RunFolder, stored: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    """Raise a `CheckpointError` where the network of a run, so described, answers other labels or diagnoses than those of `plan`."""
     field = ANSWERS.get(stored["task"])
     if field and stored["plan"][field] != plan[field]:
         raise CheckpointError(

@@ -286,7 +286,7 @@ def _check_labels(context: Context, view: str, fold: str, share: LabelShare) -> 
 def _check_answers(run: RunFolder, context: Context) -> None:
     """Refuse to validate a network of other labels than the plan's; one that is missing is missed where it is read."""
     if run.is_trained():
-        check_answers(run, to_plain(context.plan))
+        check_answers(run, run.read_config(), to_plain(context.plan))
 
 
 def _has_view(case: PreparedCase, view: str) -> bool:

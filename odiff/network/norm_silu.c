@@ -36,6 +36,31 @@ static inline float sigmoid(float x) {
     return 1.f / (1.f + series * power.number);
 }
 
+/* Do what is given with the value `at` of each voxel and channel j + k, of `rows` and `c`, which adds to a[k] and b[k]; the totals are added to
+ * `sums`, a part at a time. The loop over whole widths has a size that the compiler knows. */
+#define OVER_VOXELS(size, ...)                      \
+    for (int64_t row = first; row < end; row++)     \
+        for (int64_t k = 0; k < (size); k++) {      \
+            int64_t at = row * c + j + k;           \
+            __VA_ARGS__                             \
+        }
+#define ADD_UP(...)                                                                                                                  \
+    _Pragma("omp parallel for schedule(static)")                                                                                     \
+    for (int64_t part = 0; part < PARTS; part++) {                                                                                   \
+        int64_t last = rows * (part + 1) / PARTS;                                                                                    \
+        float *one = sums + part * 2 * c;                                                                                            \
+        for (int64_t first = rows * part / PARTS; first < last; first += STRETCH)                                                    \
+            for (int64_t j = 0; j < c; j += WIDTH) {                                                                                 \
+                int64_t end = first + STRETCH < last ? first + STRETCH : last, n = c - j < WIDTH ? c - j : WIDTH;                    \
+                float a[WIDTH] = { 0 }, b[WIDTH] = { 0 };                                                                            \
+                if (n == WIDTH) { OVER_VOXELS(WIDTH, __VA_ARGS__) } else { OVER_VOXELS(n, __VA_ARGS__) }                             \
+                for (int64_t k = 0; k < n; k++) {                                                                                    \
+                    one[j + k] += a[k];                                                                                              \
+                    one[c + j + k] += b[k];                                                                                          \
+                }                                                                                                                    \
+            }                                                                                                                        \
+    }
+
 #define VALUE bfloat16
 #define LOAD from_bfloat16
 #define STORE to_bfloat16
@@ -55,29 +80,11 @@ static inline float sigmoid(float x) {
 
 /* sums[part][0] += x, sums[part][1] += x * x */
 void NAME(moments)(const VALUE *restrict x, int64_t rows, int64_t c, float *restrict sums) {
-    _Pragma("omp parallel for schedule(static)")
-    for (int64_t part = 0; part < PARTS; part++) {
-        int64_t last = rows * (part + 1) / PARTS;
-        float *one = sums + part * 2 * c;
-        for (int64_t first = rows * part / PARTS; first < last; first += STRETCH)
-            for (int64_t j = 0; j < c; j += WIDTH) {
-                int64_t end = first + STRETCH < last ? first + STRETCH : last, n = c - j < WIDTH ? c - j : WIDTH;
-                float a[WIDTH] = { 0 }, b[WIDTH] = { 0 };
-#define STEP(size)                                                                                                                  \
-    for (int64_t row = first; row < end; row++)                                                                                     \
-        for (int64_t k = 0; k < (size); k++) {                                                                                      \
-            float value = LOAD(x[row * c + j + k]);                                                                                 \
-            a[k] += value;                                                                                                          \
-            b[k] += value * value;                                                                                                  \
-        }
-                if (n == WIDTH) { STEP(WIDTH) } else { STEP(n) }
-#undef STEP
-                for (int64_t k = 0; k < n; k++) {
-                    one[j + k] += a[k];
-                    one[c + j + k] += b[k];
-                }
-            }
-    }
+    ADD_UP({
+        float value = LOAD(x[at]);
+        a[k] += value;
+        b[k] += value * value;
+    })
 }
 
 /* out = silu(x * factor + offset) */
@@ -94,31 +101,13 @@ void NAME(activated)(const VALUE *restrict x, VALUE *restrict out, int64_t rows,
 /* gradient, of what is behind SiLU, becomes that of what is before it; sums[part][0] += it, sums[part][1] += x * it */
 void NAME(to_linear)(VALUE *restrict gradient, const VALUE *restrict x, int64_t rows, int64_t c, const float *restrict factor,
                      const float *restrict offset, float *restrict sums) {
-    _Pragma("omp parallel for schedule(static)")
-    for (int64_t part = 0; part < PARTS; part++) {
-        int64_t last = rows * (part + 1) / PARTS;
-        float *one = sums + part * 2 * c;
-        for (int64_t first = rows * part / PARTS; first < last; first += STRETCH)
-            for (int64_t j = 0; j < c; j += WIDTH) {
-                int64_t end = first + STRETCH < last ? first + STRETCH : last, n = c - j < WIDTH ? c - j : WIDTH;
-                float a[WIDTH] = { 0 }, b[WIDTH] = { 0 };
-#define STEP(size)                                                                                                                  \
-    for (int64_t row = first; row < end; row++)                                                                                     \
-        for (int64_t k = 0; k < (size); k++) {                                                                                      \
-            float value = LOAD(x[row * c + j + k]), linear = value * factor[j + k] + offset[j + k], share = sigmoid(linear);        \
-            float found = LOAD(gradient[row * c + j + k]) * share * (1.f + linear * (1.f - share));                                 \
-            a[k] += found;                                                                                                          \
-            b[k] += value * found;                                                                                                  \
-            gradient[row * c + j + k] = STORE(found);                                                                               \
-        }
-                if (n == WIDTH) { STEP(WIDTH) } else { STEP(n) }
-#undef STEP
-                for (int64_t k = 0; k < n; k++) {
-                    one[j + k] += a[k];
-                    one[c + j + k] += b[k];
-                }
-            }
-    }
+    ADD_UP({
+        float value = LOAD(x[at]), linear = value * factor[j + k] + offset[j + k], share = sigmoid(linear);
+        float found = LOAD(gradient[at]) * share * (1.f + linear * (1.f - share));
+        a[k] += found;
+        b[k] += value * found;
+        gradient[at] = STORE(found);
+    })
 }
 
 /* gradient = gradient * factor + x * slope + constant */

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from odiff.diffusion import ALPHA_BAR, Corruption, denoising_loss, draw_corruption
+from odiff.errors import UsageError
 from odiff.network import channels_last, layers, native, unet
 from odiff.network.fused import norm_silu_conv
 from odiff.network.layers import Convolution
@@ -184,6 +185,12 @@ def test_a_precision_that_is_asked_for_is_taken_until_auto_is():
 def test_a_containers_quota_counts_in_whole_cores(text, cores):
     assert _quota(text) == cores
     assert usable_cores() >= 1
+
+
+@pytest.mark.parametrize("wanted", [0, -1])
+def test_no_threads_cannot_be_asked_for(wanted):
+    with pytest.raises(UsageError, match=f"--threads {wanted}: must be at least 1"):
+        use_cores(wanted)
 
 
 def test_threads_are_set_as_asked():

@@ -1,6 +1,7 @@
 """From fingerprints to plans, and plans as files."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from odiff.experiment_planning import pipeline, preprocess
 from odiff.experiment_planning.fingerprint import ViewFingerprint
 from odiff.experiment_planning.memory import pretrain_counts, training_memory_gb
 from odiff.experiment_planning.mirroring import sided_labels
+from odiff.experiment_planning.parallel import run_parallel
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.experiment_planning.planner import Machine, Reasons, Tasks, plan_view
 from odiff.experiment_planning.presets import read_preset
@@ -354,3 +356,8 @@ def test_presets_that_nothing_can_be_planned_from_are_refused(change):
 def test_labels_of_one_side_are_known_however_they_are_written(name, is_sided):
     description = DatasetDescription("K", "knee", ".nii.gz", ("axial",), {name: 1}, None, False, (), (), {}, ())
     assert sided_labels(description) == ([name] if is_sided else [])
+
+
+def test_a_worker_that_is_killed_is_told():
+    with pytest.raises(OdiffError, match=r"a worker process was killed.*-np 1"):
+        list(run_parallel(os._exit, [(9,), (9,)], 2, "test"))
