@@ -69,9 +69,8 @@ def scan_case_table(
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", pd.errors.ParserWarning
-            )  # of cells beyond the header, which are faults below
+            # of cells beyond the header, which are faults below
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)
             table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
         header, *lines = _lines(path)
     except (OSError, UnicodeDecodeError, csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:
