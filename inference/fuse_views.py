@@ -13,7 +13,7 @@ from odiff.data.restoring import label_type
 from odiff.dataset import Series
 from odiff.errors import ImageError
 from odiff.geometry import Grid, Volume, image_from_volume, read_volume, write_volume
-from odiff.inference.predict import by_case, case_rows, find_series
+from odiff.inference.input_folder import by_case, case_rows, find_series
 from odiff.inference.predictor import Predictor
 from odiff.learning.segment import values_of_side
 from odiff.vocabulary import FUSED

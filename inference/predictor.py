@@ -103,6 +103,16 @@ class Predictor:
         return bool(self.models.diagnosis)
 
     @property
+    def views(self) -> frozenset[str]:
+        """The views that a model is loaded of."""
+        return frozenset(self.models.segmentation) | frozenset(self.models.diagnosis)
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a fusion weighs the views by a gate."""
+        return any(isinstance(one, GatedFusion) for one in self.models.fusion.values())
+
+    @property
     def table_columns(self) -> dict[str, str]:
         """Columns of the case table that the models read, and whether they are continuous or categorical."""
         return {name: kind for model in self.models.tabular.values() for name, kind in model.columns.kinds.items()}

@@ -26,6 +26,11 @@ from odiff.plan import from_plain, to_plain
 from odiff.storage import read_json, write_json, write_text
 
 ADVICE = "give the folder DatasetXXX_Name in nnUNet_raw"
+FIELDS: dict[str, tuple[type, str]] = {
+    "labels": (dict, 'values by name, as {"background": 0}'),
+    "channel_names": (dict, 'names by number, as {"0": "MRI"}'),
+    "file_ending": (str, "an ending, as .nii.gz"),
+}
 COLUMNS = ("case", "patient", "laterality")
 
 
@@ -50,12 +55,14 @@ def open_nnunet(folder: Path) -> NnunetDataset:
     """
     path = folder / "dataset.json"
     content = read_json(path, DatasetError, ADVICE)
-    for key in ("labels", "channel_names", "file_ending"):
+    for key, (kind, expected) in FIELDS.items():
         if not isinstance(content, dict) or key not in content:
             raise DatasetError(f"{path}: {key} is missing: not a dataset of nnU-Net; {ADVICE}")
+        if not isinstance(content[key], kind):
+            raise DatasetError(f"{path}: {key} is {content[key]!r}, expected {expected}; {ADVICE}")
     if "dataset" in content:
         raise DatasetError(f"{path}: lists its files under dataset; put them into imagesTr and labelsTr")
-    channels = list(dict(content["channel_names"]).values())
+    channels = list(content["channel_names"].values())
     if len(channels) != 1:
         raise DatasetError(
             f"{path}: channel_names has {len(channels)} channels ({', '.join(map(str, channels))}); odiff reads one"

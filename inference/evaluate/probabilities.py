@@ -10,7 +10,7 @@ import pandas as pd
 from odiff.dataset import CaseRow, DatasetDescription
 from odiff.errors import DatasetError
 from odiff.inference.evaluate.tables import DiagnosisTable, Rows
-from odiff.inference.predict import TABLE
+from odiff.inference.output_folder import TABLE
 
 
 def diagnosis_table(

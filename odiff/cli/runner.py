@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from odiff import __version__
 from odiff.errors import OdiffError, UsageError
 from odiff.storage import NO_ROOM
 
+log = logging.getLogger(__name__)
 MAY_NOT = "you may not read or write it; change its permissions, or choose another folder"
 DONE, SOME_FAILED, USERS, INTERRUPTED = 0, 3, 2, 130
 
@@ -39,7 +41,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     """A parser with the flags that every command has; mistyped flags are errors, never abbreviations."""
     result = argparse.ArgumentParser(description=description, allow_abbrev=False)
     result.add_argument("--version", action="version", version=f"odiff {__version__}")
-    result.add_argument("--verbose", action="store_true", help="say more")
+    result.add_argument("--verbose", action="store_true", help="say what runs, and where an error came from")
     return result
 
 
@@ -64,11 +66,13 @@ def roots_of(arguments: argparse.Namespace) -> Roots:
 def run(program: str, body: Callable[[], int], is_verbose: bool = False) -> int:
     """Call `body`; an `OdiffError` becomes one line on stderr and exit code 2, a bug keeps its traceback."""
     logging.basicConfig(level=logging.DEBUG if is_verbose else logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("matplotlib", "PIL"):
+    for noisy in ("matplotlib", "PIL", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    log.debug("%s of odiff %s, Python %s, %s", program, __version__, platform.python_version(), platform.platform())
     try:
         return body()
     except OdiffError as error:
+        log.debug("where it came from", exc_info=True)
         sys.stderr.write(f"{program}: error: {error}\n")
         return USERS
     except KeyboardInterrupt:

@@ -45,7 +45,8 @@ def find_dataset(root: Path, wanted: str) -> Path:
         There is none, or more than one; the message lists what there is.
     """
     known = sorted(path for path in root.glob("Dataset*") if path.is_dir()) if root.is_dir() else []
-    found = [path for path in known if path.name == wanted or (wanted.isdigit() and _number(path.name) == int(wanted))]
+    number = int(wanted) if re.fullmatch("[0-9]+", wanted) else None
+    found = [path for path in known if path.name == wanted or (number is not None and _number(path.name) == number)]
     if len(found) == 1:
         return found[0]
     names = ", ".join(path.name for path in known) or "no dataset folders"

@@ -10,6 +10,8 @@ import struct
 from pathlib import Path
 from typing import IO, cast
 
+import numpy as np
+
 from odiff.geometry.gunzip import is_packed, open_unpacked
 
 HEADER = 348
@@ -17,11 +19,32 @@ GZIP_LEVEL = 6  # the module's own default, 9, takes 3 to 12 times as long for 4
 PIXDIM = slice(76, 108)
 ORIENTATION = slice(252, 328)
 UNITS = 123
+MM = {1: 1000.0, 3: 0.001}
+SFORM_CODE, SROWS = 254, 280
 
 
 def is_nifti(path: Path) -> bool:
     """Whether the name says NIfTI."""
     return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def sform(path: Path) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]] | None:
+    """Spacing (x, y, z) mm, origin (x, y, z) mm and direction cosines, row by row, that the sform states, right angles or not.
+
+    In the patient's axes left, posterior, superior, which are SimpleITK's; NIfTI's run right, anterior, superior. None where the file has
+    no sform, or one that spans no volume.
+    """
+    with open_unpacked(path) as file:
+        header = file.read(HEADER)
+    order = next((one for one in "<>" if struct.unpack_from(one + "i", header)[0] == HEADER), None)
+    if order is None or struct.unpack_from(order + "h", header, SFORM_CODE)[0] == 0:
+        return None
+    rows = np.array(struct.unpack_from(order + "12f", header, SROWS)).reshape(3, 4) * MM.get(header[UNITS] & 7, 1.0)
+    rows[:2] *= -1
+    spacing = np.linalg.norm(rows[:, :3], axis=0)
+    if not np.isfinite(rows).all() or spacing.min() <= 0:
+        return None
+    return tuple(spacing.tolist()), tuple(rows[:, 3].tolist()), tuple((rows[:, :3] / spacing).ravel().tolist())
 
 
 def copy_geometry(source: Path, target: Path) -> None:

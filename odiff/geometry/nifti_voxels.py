@@ -13,7 +13,9 @@ from odiff.geometry.gunzip import FAULTS, open_unpacked
 
 HEADER = 348
 CHUNK = 1 << 22
+LARGEST_OFFSET = 1 << 31
 FLOATS = {16: "f4", 64: "f8"}
+COMPLEX = (32, 1792, 2048)
 SCALARS = {2: "u1", 4: "i2", 8: "i4", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8", **FLOATS}
 
 
@@ -47,8 +49,9 @@ class _Header:
 def read_nifti_voxels(path: Path) -> NiftiVoxels:
     """Faults that SimpleITK hides from who reads a NIfTI file with it, and the voxels of a plain file.
 
-    SimpleITK takes a zero or negative spacing for its magnitude, fills a data block that ends early with zeros, and turns NaN
-    and Inf into 0; so the bytes are looked at here. They are unpacked to the end, so that a damaged tail does not pass.
+    SimpleITK takes a zero or negative spacing for its magnitude, fills a data block that ends early with zeros, turns NaN and Inf into
+    0 and drops the imaginary half of complex numbers; so the bytes are looked at here. They are unpacked to the end, so that a damaged
+    tail does not pass.
     """
     try:
         with open_unpacked(path) as file:
@@ -62,7 +65,7 @@ def _scan(file: Any) -> NiftiVoxels:
     order = _order(start)
     if order is None:
         return NiftiVoxels()
-    if fault := _spacing_fault(start, order):
+    if fault := _header_fault(start, order):
         return NiftiVoxels(fault)
     header = _header(start, order)
     file.read(max(0, header.offset - HEADER))
@@ -106,10 +109,16 @@ def _order(header: bytes) -> str | None:
     return None
 
 
-def _spacing_fault(header: bytes, order: str) -> str | None:
+def _header_fault(header: bytes, order: str) -> str | None:
     spacing = struct.unpack_from(order + "3f", header, 80)
     if min(spacing) <= 0 or not all(math.isfinite(value) for value in spacing):
         return f"pixdim {tuple(round(value, 4) for value in spacing)} mm: spacing must be above 0"
+    (offset,) = struct.unpack_from(order + "f", header, 108)
+    if not 0 <= offset < LARGEST_OFFSET:
+        return f"vox_offset {offset:g} says no place where voxels could begin"
+    (kind,) = struct.unpack_from(order + "h", header, 70)
+    if kind in COMPLEX:
+        return f"datatype {kind}: holds complex numbers, of which only the magnitude is an image"
     return None
 
 

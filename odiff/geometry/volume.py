@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from odiff.errors import ImageError
-from odiff.geometry.nifti_header import copy_geometry, is_nifti
+from odiff.geometry.nifti_header import copy_geometry, is_nifti, sform
 from odiff.geometry.nifti_voxels import NiftiVoxels, read_nifti_voxels
 from odiff.geometry.repair import orthonormal
 from odiff.storage import atomic_path
@@ -151,8 +151,10 @@ def _plain_geometry(path: Path, shape_zyx: tuple[int, ...]) -> tuple[Grid, tuple
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-    except RuntimeError:
-        return None
+    except RuntimeError as error:
+        # axes some thousandths of a degree from right angles are refused by SimpleITK; here they are mended, or named
+        stated = sform(path) if "orthonormal" in str(error) else None
+        return _grid(shape_zyx[::-1], *stated, str(path)) if stated else None
     size = reader.GetSize()
     if size[::-1] != shape_zyx or reader.GetNumberOfComponents() != 1:
         return None

@@ -65,7 +65,7 @@ class Context:
             )
         if wanted is None:
             return [str(number) for number in range(len(self.splits))]
-        if not wanted.isdigit() or int(wanted) >= len(self.splits):
+        if wanted not in (str(number) for number in range(len(self.splits))):
             raise UsageError(f"--fold {wanted}: there are folds 0 to {len(self.splits) - 1}, and all")
         return [wanted]
 

@@ -26,7 +26,7 @@ from odiff.learning.fusion_batches import (
     fusion_loss,
 )
 from odiff.learning.fusion_choice import choose_variant
-from odiff.learning.gates import add_gates, gate_table
+from odiff.learning.gates import add_gates, draw_gates, gate_table
 from odiff.learning.inner_logits import inner_logits
 from odiff.learning.run import RunSettings, describe_run, open_run, origins
 from odiff.learning.subsets import LabelShare
@@ -194,6 +194,7 @@ def validate_fusion(
         if isinstance(fusion, GatedFusion):
             weights = fusion.gates(fusion.heads(embedded.embedded), embedded.present).numpy()
             add_gates(run.validation, gate_table([case.name for case in kept], diagnoses, fusion.heads.views, weights))
+            draw_gates(run.validation)
     if run.checkpoint(CODE).exists():
         code = load_code_diagnosis(run.checkpoint(CODE), context.plan)
         rows, there = prepared_rows(context, code.code, fusion.heads.views, kept, settings.device)

@@ -31,17 +31,26 @@ def gate_table(
 
 
 def add_gates(folder: Path, table: pd.DataFrame) -> None:
-    """Write gate_weights.csv, with the cases that it held already, and gate_weights.png, the mean over all of them."""
+    """Write gate_weights.csv, with the cases that it held already; a picture of those alone goes."""
     path = folder / TABLE
+    (folder / PICTURE).unlink(missing_ok=True)
     if path.exists():
-        earlier = pd.read_csv(path, dtype={CASE: str})
+        earlier = read_gates(path)
         table = pd.concat([earlier[~earlier[CASE].isin(table[CASE])], table], ignore_index=True)
     write_text(path, table.to_csv(index=False))
-    _draw(folder / PICTURE, table)
 
 
-def _draw(path: Path, table: pd.DataFrame) -> None:
+def draw_gates(folder: Path) -> None:
+    """Draw gate_weights.png, the mean over all cases of gate_weights.csv, where there are some and the picture is missing."""
+    if not (folder / TABLE).exists() or (folder / PICTURE).exists():
+        return
+    table = read_gates(folder / TABLE)
     views = [name for name in table.columns if name not in (CASE, LABEL)]
     mean = table.groupby(LABEL, sort=False)[views].mean()
     title = f"mean weight of each view, {table[CASE].nunique()} cases"
-    draw_heat_map(path, mean.to_numpy(), list(mean.index), views, title)
+    draw_heat_map(folder / PICTURE, mean.to_numpy(), list(mean.index), views, title)
+
+
+def read_gates(path: Path) -> pd.DataFrame:
+    """What `add_gates` wrote."""
+    return pd.read_csv(path, dtype={CASE: str}, keep_default_na=False)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from odiff.errors import CheckpointError, UsageError
+from odiff.dataset import find_dataset
+from odiff.errors import CheckpointError, DatasetError, UsageError
 from odiff.training.run_folder import RunFolder
 
 
@@ -80,12 +81,11 @@ def named_checkpoint(wanted: str) -> Path | None:
 
 def results_of_dataset(wanted: str, plan_name: str, results_root: Path | None) -> ResultsFolder:
     """The results of another dataset, by number or name; a `UsageError` where there are none."""
-    folders = sorted(results_root.glob("Dataset*")) if results_root and results_root.is_dir() else []
-    number = f"Dataset{int(wanted):03d}_" if wanted.isdigit() else None
-    for folder in folders:
-        if folder.name == wanted or (number and folder.name.startswith(number)):
-            return ResultsFolder(folder / plan_name)
-    known = ", ".join(folder.name for folder in folders) or "none"
-    raise UsageError(
-        f"--pretrained {wanted}: neither auto, none, a checkpoint, nor a dataset with results (there are: {known})"
-    )
+    try:
+        if results_root is None:
+            raise DatasetError("there is no results folder")
+        return ResultsFolder(find_dataset(results_root, wanted) / plan_name)
+    except DatasetError as error:
+        raise UsageError(
+            f"--pretrained {wanted}: neither auto, none, a checkpoint, nor a dataset with results ({error})"
+        ) from None

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from claim_parts.looks import diagnose, volumes_of
 
-from odiff.inference.predict import by_case, case_rows, find_series
+from odiff.inference.input_folder import by_case, case_rows, find_series
 from odiff.inference.predictor import CaseImages, Predictor
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from odiff import __version__
+
 # The environment's own commands, else those on the path, as of an installation elsewhere.
 PLACES = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 FEW = [
@@ -100,6 +102,11 @@ MISTAKES = {
         ("odiff_train", "1", "sagittal", "--task", "diagnosis", "--fold", "9"),
         "folds 0 to 4",
     ),
+    "a fold that is written otherwise": (
+        ("odiff_train", "1", "sagittal", "--task", "diagnosis", "--fold", "00"),
+        "folds 0 to 4",
+    ),
+    "a digit that is no number": (("odiff_train", "²", "sagittal"), "dataset ²: not found"),
     "training before planning": (("odiff_train", "2", "sagittal"), "odiff_plan_and_preprocess"),
     "predicting without a model": (("odiff_predict", "-i", ".", "-o", "out2", "-d", "9"), "odiff_train"),
     "no steps at all": (
@@ -117,6 +124,14 @@ def test_mistakes_get_exit_code_two_and_no_traceback(roots, mistake):
     assert done.returncode == 2, done.stderr
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_verbose_tells_what_runs_and_where_an_error_came_from(roots):
+    done = call("odiff_plan_and_preprocess", "-d", "7", "--verbose", roots=roots)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and lines[0].startswith(f"odiff_plan_and_preprocess of odiff {__version__}, Python")
+    assert "Traceback (most recent call last):" in lines and "find_dataset" in done.stderr
+    assert lines[-1].startswith("odiff_plan_and_preprocess: error: dataset 7")
 
 
 def test_a_folder_called_odiff_in_the_current_one_is_not_imported(roots):

@@ -132,6 +132,22 @@ def test_values_that_are_no_numbers_are_counted(tmp_path, kind, value):
         read_volume(path)
 
 
+@pytest.mark.parametrize("offset", [float("nan"), float("inf"), -352.0, 1e30])
+def test_a_place_of_voxels_that_is_none_is_named(tmp_path, offset):
+    path = write(tmp_path / "a.nii", numbers("int16"))
+    patch(path, offset=(108, "f", offset))
+    with pytest.raises(ImageError, match="vox_offset"):
+        read_volume(path)
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    """SimpleITK would give their real half."""
+    path = tmp_path / "a.nii"
+    sitk.WriteImage(sitk.GetImageFromArray(numbers("float32").astype(np.complex64)), str(path))
+    with pytest.raises(ImageError, match="complex numbers"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize("spacing", [0.0, -0.7, float("nan")])
 def test_a_spacing_that_is_no_length_is_named(tmp_path, spacing):
     path = write(tmp_path / "a.nii", numbers("int16"))

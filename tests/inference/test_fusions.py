@@ -67,6 +67,37 @@ def test_gate_weights_name_every_case_and_label_and_sum_to_one(planned, views, t
     assert all(float(row["sagittal"]) + float(row["axial"]) == pytest.approx(1, abs=1e-3) for row in rows)
 
 
+def test_gate_weights_outlive_an_interruption(planned, views, tmp_path, monkeypatch):
+    """Those of the first case are there when the second one's prediction is broken off, and the picture is of both afterwards."""
+    results = fused(planned, views, tmp_path, "gated")
+    source = planned / "raw" / "Dataset001_Knee" / "imagesTs"
+    predictor, diagnose = Predictor(results.path), Predictor.diagnose
+    done = []
+
+    def broken_off(self, case):
+        if done:
+            raise KeyboardInterrupt
+        done.append(case)
+        return diagnose(self, case)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Predictor, "diagnose", broken_off)
+        predict_folder(predictor, source, tmp_path / "out")
+    table = tmp_path / "out" / "gate_weights.csv"
+    assert len({row["case"] for row in csv.DictReader(table.open())}) == 1
+    assert not table.with_suffix(".png").exists()
+    predict_folder(predictor, source, tmp_path / "out")
+    predict_folder(predictor, source, tmp_path / "whole")
+    rows, wanted = (sorted(map(tuple, csv.reader((tmp_path / name / table.name).open()))) for name in ("out", "whole"))
+    assert rows == wanted
+    picture = table.with_suffix(".png")
+    assert picture.stat().st_size > 1000
+    picture.write_bytes(b"of fewer cases")
+    (tmp_path / "out" / "diagnosis.csv").unlink()
+    predict_folder(predictor, source, tmp_path / "out")
+    assert picture.stat().st_size > 1000
+
+
 def test_fused_segmentations_lie_on_the_grid_of_each_view(planned, views, tmp_path, capsys):
     source, out = planned / "raw" / "Dataset001_Knee" / "imagesTs", tmp_path / "out"
     model = views / "Dataset001_Knee" / "cpu_demo"

@@ -170,3 +170,13 @@ def test_a_processor_without_avx512_is_left_to_torch(tmp_path):
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "None"
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_used"),
+    [("", True), ("all", True), ("AVX512_CORE_AMX", True), ("AVX512_CORE_BF16", False), ("avx2", False)],
+)
+def test_amx_is_left_alone_where_onednn_is_told_to(monkeypatch, limit, is_used):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert has_amx() is is_used

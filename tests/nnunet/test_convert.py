@@ -193,6 +193,9 @@ def test_a_dataset_of_nnunet_is_read_as_the_view_that_is_named(tmp_path):
 
 NOT_READ = {
     "two channels": ({"channel_names": {"0": "T1", "1": "T2"}}, "2 channels (T1, T2)"),
+    "channels in a list": ({"channel_names": ["T1"]}, "channel_names is ['T1'], expected names by"),
+    "labels in a list": ({"labels": ["background", "bone"]}, "labels is ['background', 'bone'], expected"),
+    "an ending that is none": ({"file_ending": 3}, "file_ending is 3, expected"),
     "regions": ({"labels": {"background": 0, "whole": [1, 2]}}, "labels.whole"),
     "two labels of one value": ({"labels": {"background": 0, "bone": 3, "rest": 3}}, "value 3 stands for more than one"),
     "a broken way back": ({"odiff": {"view": "axial"}}, "odiff: field 'dataset' is missing"),

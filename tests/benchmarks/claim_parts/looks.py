@@ -11,7 +11,7 @@ import torch
 from odiff.data.sliding_window import joined_tiles, split_tiles
 from odiff.dataset import Series
 from odiff.geometry import Volume, read_volume
-from odiff.inference.predict import by_case, case_rows, find_series
+from odiff.inference.input_folder import by_case, case_rows, find_series
 from odiff.inference.predictor import CaseImages, Predictor
 from odiff.learning.code_model import one_tile
 from odiff.learning.diagnose import embed_tiles

@@ -49,7 +49,7 @@ def study(work: Path) -> dict[str, Path]:
 
 
 def prepare_ours(work: Path) -> tuple[dict[str, Any], Callable[[], object]]:
-    """odiff's default plan: files to probabilities, one fold of three views and their fusion."""
+    """odiff's default plan: files to probabilities, one fold of three views, their fusion and the shared code."""
     from odiff.geometry import read_volume
     from odiff.inference.predictor import CaseImages, Predictor
     from speed_rows.knees import random_diagnosis

@@ -11,6 +11,8 @@ from torch import nn
 from odiff.api import PlanningOptions
 from odiff.api import plan as make
 from odiff.geometry import VIEWS, write_volume
+from odiff.learning.agreement import WIDTH
+from odiff.learning.code_model import CODE, build_code
 from odiff.learning.diagnose import build_diagnosis
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import RunSettings, describe_run
@@ -18,6 +20,7 @@ from odiff.learning.segment import build_segmentation
 from odiff.learning.usual_blocks import usual_blocks
 from odiff.network.diagnosis import FeatureChoice
 from odiff.network.fusion import build_fusion
+from odiff.network.shared_code import CodeDiagnosis
 from odiff.phantom.acquisition import SCANNERS, Size
 from odiff.phantom.study import JOINTS, PhantomSeries, acquire_view, draw_place, draw_warp
 from odiff.phantom.writer import dataset_json
@@ -106,7 +109,7 @@ def random_segmentation(work: Path, view: str) -> Path:
 
 
 def random_diagnosis(work: Path) -> Path:
-    """A model folder with one fold of diagnosis of all views and their fusion under odiff's default plan, random weights."""
+    """A model folder with one fold of diagnosis under odiff's default plan, its weights random: all views, fusion, shared code."""
     plan, results = planned(work), ResultsFolder(work / "results_diagnosis" / DATASET / "default")
     torch.manual_seed(0)
     networks = {}
@@ -121,13 +124,29 @@ def random_diagnosis(work: Path) -> Path:
     heads = {view: network.head for view, network in networks.items()}
     fusion = build_fusion("concat", heads, len(plan.diagnoses))
     fusion.heads.start_from(heads)
+    run = results.task("fused", "diagnosis", "0")
     fused = {"fused_views": list(networks), "variant": "concat"}
-    _save(results.task("fused", "diagnosis", "0"), plan, "fused", "diagnosis", fusion, fused)
+    _save(run, plan, "fused", "diagnosis", fusion, fused)
+    code = random_code(plan, list(networks))
+    _save(run, plan, "fused", "diagnosis", code, fused | {"code_views": list(networks), "width": WIDTH}, CODE)
     return results.path
 
 
-def _save(run: RunFolder, plan: Plan, view: str, task: str, network: nn.Module, more: dict[str, Any]) -> None:
+def random_code(plan: Plan, views: list[str]) -> CodeDiagnosis:
+    """A diagnosis from the shared code that takes part in the mix of every label and set of views."""
+    network = CodeDiagnosis(build_code(plan, views, WIDTH), len(plan.diagnoses))
+    for view in views:
+        network.code.part(view).registration.template.uniform_()  # without a template nothing would be moved
+        network.code.part(view).directions.normal_()
+    network.weight.normal_()
+    network.share.fill_(0.5)
+    return network
+
+
+def _save(
+    run: RunFolder, plan: Plan, view: str, task: str, network: nn.Module, more: dict[str, Any], kind: str = "final"
+) -> None:
     meta = describe_run(plan, view, task, "0", RunSettings(0, torch.device("cpu"), 0)) | more
     run.write_config(meta)
     tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
-    save_checkpoint(run.checkpoint("final"), tensors, meta)
+    save_checkpoint(run.checkpoint(kind), tensors, meta)

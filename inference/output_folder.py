@@ -1,0 +1,177 @@
+"""The folder of predictions: masks, diagnosis.csv, gate weights, and predict.json, which tells what each was made with and of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from odiff.dataset import CaseRow, Series
+from odiff.errors import DatasetError
+from odiff.geometry import Volume, write_volume
+from odiff.inference.predictor import Diagnosis, Predictor
+from odiff.plan import Plan
+from odiff.storage import atomic_path, read_json, write_json, write_text
+from odiff.vocabulary import FUSED
+
+TABLE = "diagnosis.csv"
+SETTINGS = "predict.json"
+CASES = "cases"
+ANSWER = {True: "yes", False: "no"}
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """Predictions of one model; everything is written as soon as it is there.
+
+    `settings` is what predict.json holds, under ``cases`` what each case was predicted from; `rows` is diagnosis.csv by case.
+    """
+
+    path: Path
+    plan: Plan
+    settings: dict[str, Any]
+    rows: dict[str, dict[str, str]]
+
+    def has_mask(self, series: Series, with_probabilities: bool) -> bool:
+        """Whether an earlier call wrote the mask of a series, and its probabilities where they are wanted."""
+        return (self.path / series.image.name).exists() and (
+            not with_probabilities or self._probabilities(series).exists()
+        )
+
+    def has_diagnosis(self, case: str, views: Sequence[str], is_tabular: bool) -> bool:
+        """Whether an earlier call diagnosed the case by these views, with or without its row of the table."""
+        answers = {"views": "+".join(views), "tabular": ANSWER[is_tabular]}
+        row = self.rows.get(case, {})
+        return {key: row.get(key) for key in answers} == answers
+
+    def made_of(self, case: str) -> dict[str, Any]:
+        """What `input_of` said when the case was predicted, and under ``unread`` how many files failed; empty where unknown."""
+        found: dict[str, Any] = self.settings.setdefault(CASES, {}).get(case, {})
+        return found
+
+    def write_mask(self, series: Series, labels: np.ndarray, volume: Volume, probabilities: np.ndarray | None) -> None:
+        """A mask (z, y, x) under the name of its image, and probabilities (classes, z, y, x) beside it where there are any."""
+        if probabilities is not None:
+            with atomic_path(self._probabilities(series)) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, probabilities=probabilities)
+        write_volume(self.path / series.image.name, labels, volume.grid, like=series.image)
+
+    def forget_fused(self, members: Sequence[Series]) -> None:
+        """Remove what ``--fuse-segmentation`` made of masks that are now made anew."""
+        for one in members:
+            (self.path / FUSED / one.image.name).unlink(missing_ok=True)
+
+    def add_diagnosis(self, case: str, found: Diagnosis) -> None:
+        """Write a row of diagnosis.csv, and what a gate weighed."""
+        if found.gates:
+            _add_gates(self.path, case, found.gates, self.plan)
+        self.rows[case] = table_row(case, found)
+        write_table(self.path / TABLE, self.rows, self.plan)
+
+    def close_case(self, case: str, row: CaseRow | None, unread: int) -> None:
+        """Note what a case was predicted from."""
+        self.settings.setdefault(CASES, {})[case] = input_of(row) | {"unread": unread}
+        write_json(self.path / SETTINGS, self.settings)
+
+    def draw_gates(self) -> None:
+        """Draw what a gate weighed in all cases, where the picture is not of them yet."""
+        from odiff.learning.gates import draw_gates  # needs pandas and matplotlib, which are slow to import
+
+        draw_gates(self.path)
+
+    def _probabilities(self, series: Series) -> Path:
+        return self.path / f"{series.name}.npz"
+
+
+def open_output(target: Path, source: Path, predictor: Predictor, series: Sequence[Series]) -> OutputFolder:
+    """The output folder, noting what it is predicted with.
+
+    Raises
+    ------
+    DatasetError
+        It holds predictions of other weights or settings, or files of the names of predictions that are none; or it is `source`.
+    """
+    if source.resolve() == target.resolve():
+        raise DatasetError(f"-o {target}: is the folder of the images, which masks would overwrite; choose another -o")
+    now = {
+        "model": predictor.models.identity,
+        "step_size": predictor.step_size,
+        "mirroring": predictor.is_mirroring,
+    }
+    path = target / SETTINGS
+    if path.exists():
+        settings: dict[str, Any] = read_json(path, DatasetError, "choose another -o")
+        for key, value in now.items():
+            if settings.get(key) != value:
+                raise DatasetError(
+                    f"{target}: holds predictions made with another {key} ({settings.get(key)!r}, now {value!r}); choose "
+                    "another -o, or delete them"
+                )
+    else:
+        names = [target / one.image.name for one in series] + [target / TABLE]
+        if strange := [one for one in names if one.exists() or one.is_symlink()]:
+            raise DatasetError(
+                f"{strange[0]}: is there and not written by odiff_predict, which keeps a {SETTINGS} beside ({len(strange)} such "
+                "files); choose another -o"
+            )
+        settings = now | {"folder": str(predictor.models.folder)}
+        write_json(path, settings)
+    return OutputFolder(target, predictor.plan, settings, read_table(target / TABLE, predictor.plan))
+
+
+def input_of(row: CaseRow | None) -> dict[str, Any]:
+    """What a case's predictions depend on beside its images: laterality and the columns of the table."""
+    return {"laterality": row.laterality if row else None, "tabular": row.tabular if row else {}}
+
+
+def columns(plan: Plan) -> list[str]:
+    """Columns of diagnosis.csv."""
+    return ["case", *plan.diagnoses, "views", "tabular", "calibrated", "laterality_known"]
+
+
+def table_row(case: str, found: Diagnosis) -> dict[str, str]:
+    """One row of diagnosis.csv."""
+    probabilities = {name: f"{value:.5f}" for name, value in found.probabilities.items()}
+    return {
+        "case": case,
+        **probabilities,
+        "views": "+".join(found.views),
+        "tabular": ANSWER[found.is_tabular],
+        "calibrated": ANSWER[found.is_calibrated],
+        "laterality_known": ANSWER[found.is_laterality_known],
+    }
+
+
+def read_table(path: Path, plan: Plan) -> dict[str, dict[str, str]]:
+    """Rows of an earlier diagnosis.csv by case.
+
+    Raises
+    ------
+    DatasetError
+        The file is of another model.
+    """
+    if not path.exists():
+        return {}
+    import pandas as pd  # slow to import, and segmentation alone has no table
+
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(table.columns) != columns(plan):
+        raise DatasetError(
+            f"{path}: has other columns than this model's ({', '.join(columns(plan))}); choose another -o"
+        )
+    return {row["case"]: {str(key): str(value) for key, value in row.items()} for row in table.to_dict("records")}
+
+
+def write_table(path: Path, rows: dict[str, dict[str, str]], plan: Plan) -> None:
+    """Write diagnosis.csv, sorted by case."""
+    import pandas as pd
+
+    table = pd.DataFrame([rows[case] for case in sorted(rows)], columns=columns(plan))
+    write_text(path, table.to_csv(index=False))
+
+
+def _add_gates(target: Path, case: str, gates: dict[str, tuple[float, ...]], plan: Plan) -> None:
+    from odiff.learning.gates import add_gates, gate_table  # needs pandas and matplotlib, which are slow to import
+
+    add_gates(target, gate_table([case], plan.diagnoses, list(gates), np.array(list(gates.values())).T[None]))
