@@ -47,7 +47,7 @@ class OutputFolder:
 
     def made_of(self, case: str) -> dict[str, Any]:
         """What `input_of` said when the case was predicted, and under ``unread`` how many files failed; empty where unknown."""
-        found: dict[str, Any] = self.settings.setdefault(CASES, {}).get(case, {})
+        found: dict[str, Any] = self.settings.get(CASES, {}).get(case, {})
         return found
 
     def write_mask(self, series: Series, labels: np.ndarray, volume: Volume, probabilities: np.ndarray | None) -> None:

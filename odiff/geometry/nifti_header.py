@@ -28,6 +28,13 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
+def byte_order(header: bytes) -> str | None:
+    """``<`` or ``>`` as `struct` has it; None where it is no header of NIfTI."""
+    if len(header) < HEADER:
+        return None
+    return next((order for order in "<>" if struct.unpack_from(order + "i", header)[0] == HEADER), None)
+
+
 def sform(path: Path) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]] | None:
     """Spacing (x, y, z) mm, origin (x, y, z) mm and direction cosines, row by row, that the sform states, right angles or not.
 
@@ -36,7 +43,7 @@ def sform(path: Path) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float
     """
     with open_unpacked(path) as file:
         header = file.read(HEADER)
-    order = next((one for one in "<>" if struct.unpack_from(one + "i", header)[0] == HEADER), None)
+    order = byte_order(header)
     if order is None or struct.unpack_from(order + "h", header, SFORM_CODE)[0] == 0:
         return None
     rows = np.array(struct.unpack_from(order + "12f", header, SROWS)).reshape(3, 4) * MM.get(header[UNITS] & 7, 1.0)
@@ -51,7 +58,7 @@ def copy_geometry(source: Path, target: Path) -> None:
     """Give the NIfTI file `target` the pixdim, units, qform and sform fields of `source`; little-endian files only."""
     with open_unpacked(source) as file:
         given = file.read(HEADER)
-    if len(given) < HEADER or struct.unpack_from("<i", given)[0] != HEADER:
+    if byte_order(given) != "<":
         return
     patched = target.with_name(f".geometry-{target.name}")
     try:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from odiff.geometry.gunzip import FAULTS, open_unpacked
+from odiff.geometry.nifti_header import HEADER, byte_order
 
-HEADER = 348
 CHUNK = 1 << 22
 LARGEST_OFFSET = 1 << 31
 FLOATS = {16: "f4", 64: "f8"}
@@ -62,7 +62,7 @@ def read_nifti_voxels(path: Path) -> NiftiVoxels:
 
 def _scan(file: Any) -> NiftiVoxels:
     start = file.read(HEADER)
-    order = _order(start)
+    order = byte_order(start)
     if order is None:
         return NiftiVoxels()
     if fault := _header_fault(start, order):
@@ -98,15 +98,6 @@ def _not_finite(chunk: bytes, header: _Header) -> int:
 def _as_array(content: bytearray, header: _Header) -> np.ndarray:
     stored = np.frombuffer(content, header.order + SCALARS[header.kind], count=math.prod(header.dims))
     return stored.reshape(header.dims[::-1]).astype(stored.dtype.newbyteorder("="), copy=False)
-
-
-def _order(header: bytes) -> str | None:
-    if len(header) < HEADER:
-        return None
-    for order in "<>":
-        if struct.unpack_from(order + "i", header)[0] == HEADER:
-            return order
-    return None
 
 
 def _header_fault(header: bytes, order: str) -> str | None:

@@ -152,7 +152,7 @@ def _plain_geometry(path: Path, shape_zyx: tuple[int, ...]) -> tuple[Grid, tuple
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        # axes some thousandths of a degree from right angles are refused by SimpleITK; here they are mended, or named
+        # axes some hundredths of a degree from right angles are refused by SimpleITK; here they are mended, or named
         stated = sform(path) if "orthonormal" in str(error) else None
         return _grid(shape_zyx[::-1], *stated, str(path)) if stated else None
     size = reader.GetSize()

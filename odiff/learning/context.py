@@ -63,9 +63,10 @@ class Context:
             raise DatasetError(
                 f"{self.dataset.name}: folds need labelled cases of two patients or more; add some, or train with --fold all"
             )
+        known = [str(number) for number in range(len(self.splits))]
         if wanted is None:
-            return [str(number) for number in range(len(self.splits))]
-        if wanted not in (str(number) for number in range(len(self.splits))):
+            return known
+        if wanted not in known:
             raise UsageError(f"--fold {wanted}: there are folds 0 to {len(self.splits) - 1}, and all")
         return [wanted]
 

@@ -81,11 +81,10 @@ def named_checkpoint(wanted: str) -> Path | None:
 
 def results_of_dataset(wanted: str, plan_name: str, results_root: Path | None) -> ResultsFolder:
     """The results of another dataset, by number or name; a `UsageError` where there are none."""
-    try:
-        if results_root is None:
-            raise DatasetError("there is no results folder")
-        return ResultsFolder(find_dataset(results_root, wanted) / plan_name)
-    except DatasetError as error:
-        raise UsageError(
-            f"--pretrained {wanted}: neither auto, none, a checkpoint, nor a dataset with results ({error})"
-        ) from None
+    reason = "there is no results folder"
+    if results_root:
+        try:
+            return ResultsFolder(find_dataset(results_root, wanted) / plan_name)
+        except DatasetError as error:
+            reason = str(error)
+    raise UsageError(f"--pretrained {wanted}: neither auto, none, a checkpoint, nor a dataset with results ({reason})")

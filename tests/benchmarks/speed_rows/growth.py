@@ -6,6 +6,7 @@ names as are needed, so that the work per case is the same at every size.
 
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,10 +44,7 @@ def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
             side.samples.append(plan(folder, cases))
     seconds = {cases: median(side.seconds) for cases, side in sides.items()}
     peaks = {cases: side.peak_gb for cases, side in sides.items()}
-    rounds = [
-        further({cases: side.seconds[number] for cases, side in sides.items()})
-        for number in range(min(repeats, ROUNDS))
-    ]
+    rounds = [further(one) for one in zip(*(side.seconds for side in sides.values()), strict=True)]
     growth = [one[-1] / one[-2] for one in rounds]
     is_flat = {"time": median(growth) <= GROWS, "memory": peaks[SIZES[-1]] <= GROWS * peaks[SIZES[0]]}
     last = sides[SIZES[-1]].seconds
@@ -59,7 +57,7 @@ def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
             "flat": all(is_flat.values()), "flat_time": is_flat["time"], "flat_memory": is_flat["memory"],
             "seconds": {str(cases): round(value, 2) for cases, value in seconds.items()},
             "seconds_per_case": {str(cases): round(value / cases, 4) for cases, value in seconds.items()},
-            "seconds_per_further_case": [round(value, 4) for value in further(seconds)],
+            "seconds_per_further_case": [round(value, 4) for value in further(list(seconds.values()))],
             "growth_of_a_further_case": [round(value, 3) for value in growth],
             "peak_gb": {str(cases): round(value, 3) for cases, value in peaks.items()},
             "large_volume": predict_large(folder),
@@ -67,9 +65,9 @@ def run(names: Sequence[str], work: Path, repeats: int) -> list[dict[str, Any]]:
     }]  # fmt: skip
 
 
-def further(seconds: dict[int, float]) -> list[float]:
-    """What a further case costs between each size and the next."""
-    return [(seconds[b] - seconds[a]) / (b - a) for a, b in zip(SIZES, SIZES[1:], strict=False)]
+def further(seconds: Sequence[float]) -> list[float]:
+    """What a further case costs between each size and the next, from the seconds that each took."""
+    return [(d - c) / (b - a) for (a, c), (b, d) in pairwise(zip(SIZES, seconds, strict=True))]
 
 
 def plan(folder: Path, cases: int) -> Sample:
