@@ -21,9 +21,20 @@ def loops() -> list[Extension]:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return []
     avx512 = ["-O3", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
-    flags = {"norm_silu": [*avx512, "-ffast-math"], "weight_gradient": [*avx512, "-mamx-tile", "-mamx-bf16"]}
+    bfloat16 = [*avx512, "-mavx512bf16"]
+    flags = {
+        "norm_silu": [*avx512, "-ffast-math"],
+        "convolution": bfloat16,
+        "weight_gradient": [*bfloat16, "-mamx-tile", "-mamx-bf16"],
+    }
     return [
-        Extension(f"odiff.network._{name}", [f"odiff/network/{name}.c"], extra_compile_args=of_it, optional=True)
+        Extension(
+            f"odiff.network._{name}",
+            [f"odiff/network/{name}.c"],
+            depends=["odiff/network/bfloat16.h"],
+            extra_compile_args=of_it,
+            optional=True,
+        )
         for name, of_it in flags.items()
     ]
 

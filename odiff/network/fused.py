@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odiff.network import channels_last
-from odiff.network.weight_gradient import convolution_backward
+from odiff.network.convolution import convolution_backward
 
 
 def norm_silu_conv(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from odiff.network.convolution import convolved, convolved_with_gradients, is_for_loops, padding_of
 from odiff.network.fused import computed_in, norm_silu_conv
-from odiff.network.weight_gradient import convolution_with_gradients, is_mishandled
+from odiff.network.weight_gradient import is_mishandled
 from odiff.plan.schema import Triple
 
 SLOW_BELOW = 20480
@@ -38,20 +39,19 @@ def time_embedding(t: Tensor, channels: int, longest: float = 10_000.0) -> Tenso
 
 
 class Convolution(nn.Conv3d):
-    """A `Conv3d` that always takes oneDNN where it is there.
+    """A `Conv3d` that always takes oneDNN where it is there, but for what `odiff.network.convolution` does itself.
 
     For one float32 volume with few voxels times channels, torch takes another implementation, two to three times slower.
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         dtype = computed_in(x)
-        if torch.is_grad_enabled() and is_mishandled(x, dtype, self):
-            return convolution_with_gradients(
-                x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), self
-            )
+        with_gradients = torch.is_grad_enabled()
+        if is_for_loops(x, dtype, self) or (with_gradients and is_mishandled(x, dtype, self)):
+            inputs = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+            return (convolved_with_gradients if with_gradients else convolved)(*inputs, self)
         if _takes_slow_path(x):
-            padding = [int(n) for n in self.padding]
-            return torch.mkldnn_convolution(x, weight, bias, padding, self.stride, self.dilation, self.groups)
+            return torch.mkldnn_convolution(x, weight, bias, padding_of(self), self.stride, self.dilation, self.groups)
         return F.conv3d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 

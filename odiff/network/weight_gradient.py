@@ -1,20 +1,18 @@
 """The gradient of a convolution's weight where oneDNN gets it wrong, or never done: in bfloat16 on a CPU, above all with AMX.
 
 There it is made of matrix products, one a tap: what each voxel's answer wants of what that tap saw. These are right, and with
-AMX up to two and a half times as fast as oneDNN's gradients without it (docs/decisions.md); of large volumes they are loops in C
-where those were compiled, up to five times as fast again.
+AMX up to two and a half times as fast as oneDNN's gradients without it (docs/decisions.md). Those of large volumes are loops in C
+where these were compiled (`odiff.network.native_convolution`), up to five times as fast again.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from odiff.network import native
 from odiff.network.processor import has_amx
 
 # What all taps see is copied side by side, for one product, up to so many values: many small products mostly wait for threads.
@@ -34,34 +32,6 @@ def is_mishandled(x: Tensor, dtype: torch.dtype, conv: nn.Conv3d | nn.ConvTransp
     return has_amx() or (x.shape[2] == 2 and conv.kernel_size[0] == 3 and conv.stride[0] == 1)
 
 
-def convolution_with_gradients(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv3d) -> Tensor:
-    """``conv(x)`` in the type of `x`, whose gradients are those of `convolution_backward`."""
-    answer: Tensor = _Convolution.apply(x, weight, bias, conv)
-    return answer
-
-
-def convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv3d, needs: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of `x`, of the weight and of the bias, those that `needs` says, from that of the answer."""
-
-    def by_onednn(wanted: Sequence[bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
-            gradient, x, weight, [weight.shape[0]], conv.stride, conv.padding, conv.dilation, False, [0, 0, 0], conv.groups,
-            list(wanted),
-        )  # fmt: skip
-        return found
-
-    if not is_mishandled(x, x.dtype, conv):
-        return by_onednn(needs)
-    # Who asks it for the gradient of the bias has that of the weight computed with it.
-    return (
-        by_onednn([True, False, False])[0] if needs[0] else None,
-        weight_gradient(gradient, x, conv).to(weight.dtype) if needs[1] else None,
-        gradient.sum((0, 2, 3, 4), dtype=torch.float32).to(weight.dtype) if needs[2] else None,
-    )
-
-
 def weight_gradient(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     """Of a convolution's weight, by matrix products.
 
@@ -74,10 +44,6 @@ def weight_gradient(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> Tensor:
     -------
     (outputs, inputs, *kernel) in the type of `x`, added up in float32 at least.
     """
-    if max(*conv.stride, *conv.dilation) == 1:
-        found = native.weight_gradient(gradient, x, conv.kernel_size, _padding(conv))
-        if found is not None:
-            return found.to(x.dtype)
     wants, sight = (_shifted if max(conv.stride) == 1 else _picked)(gradient, x, conv)
     (voxels, outputs), inputs, taps = wants.shape, x.shape[1], list(product(*map(range, conv.kernel_size)))
     if voxels * len(taps) * inputs <= AT_ONCE:
@@ -148,19 +114,3 @@ def _whole_chunks(voxels: int) -> int:
 def _chunk(voxels: int) -> int:
     """How many voxels a product adds up: many enough to be quick, few enough that there are some for each thread."""
     return min(MOST, max(LEAST, 2 ** math.ceil(math.log2(voxels / PIECES))))
-
-
-class _Convolution(torch.autograd.Function):
-    """A convolution and its gradients; `conv` gives sizes and strides, the tensors the values."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv3d) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.conv = conv
-        return F.conv3d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        needs = [bool(need) for need in ctx.needs_input_grad[:3]]
-        return (*convolution_backward(gradient, x, weight, ctx.conv, needs), None)

@@ -14,6 +14,9 @@ from speed_rows.training import machine_limits, prepare_ours
 from torch.profiler import ProfilerActivity, profile
 
 GROUPS = {
+    "convolutions by loops, forward and to the volume": ("odiff::convolution",),
+    "gradients of weights by loops": ("odiff::weight_gradient",),
+    "norm and SiLU by loops": ("odiff::norm_silu",),
     "convolution forward": ("mkldnn_convolution", "slow_conv3d", "convolution_overrideable", "thnn_conv"),
     "convolution backward": ("convolution_backward",),
     "normalisation": ("group_norm",),

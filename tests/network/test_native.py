@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from odiff.network import channels_last, native, weight_gradient
+from odiff.network import channels_last, native
 from odiff.network.processor import has_amx
 
 SHAPES = [(1, 64, 3, 5, 7), (2, 40, 4, 6, 5), (3, 96, 2, 9, 4), (1, 200, 1, 3, 3), (1, 64, 16, 40, 40)]
@@ -94,62 +94,6 @@ def test_numbers_far_out_neither_overflow_nor_vanish():
     ones, zeros = torch.ones(1, 64), torch.zeros(1, 64)
     found = channels_last.activated(x, channels_last.Affine(ones, zeros, ones, zeros, ones), torch.float32)
     assert torch.allclose(found, torch.nn.functional.silu(x), rtol=1e-6, atol=1e-30)
-
-
-needs_amx = pytest.mark.skipif(native.amx_library() is None, reason="the products were not compiled here, or no AMX")
-CONVOLUTIONS = [
-    ((1, 64, 3, 9, 40), 32, (3, 3, 3), (1, 1, 1)), ((2, 32, 4, 5, 33), 64, (1, 3, 3), (0, 1, 1)),
-    ((1, 96, 1, 7, 64), 32, (3, 3, 3), (1, 1, 1)), ((3, 32, 2, 3, 70), 32, (1, 1, 1), (0, 0, 0)),
-    ((1, 1, 5, 40, 36), 40, (3, 3, 3), (0, 0, 0)), ((1, 32, 2, 1, 37), 32, (3, 3, 5), (1, 1, 2)),
-]  # fmt: skip
-
-
-@needs_amx
-@pytest.mark.parametrize(("shape", "outputs", "kernel", "padding"), CONVOLUTIONS)
-def test_the_gradient_of_a_weight_is_that_of_float64(monkeypatch, shape, outputs, kernel, padding):
-    """Beside it: oneDNN's own products by AMX are right before and after, which share the tiles."""
-    monkeypatch.setattr(native, "FEWEST_VOXELS", 1)
-    conv = torch.nn.Conv3d(shape[1], outputs, kernel, padding=padding, bias=False)
-    x, _ = volumes(shape, torch.bfloat16)
-    weight = conv.weight.detach().to(torch.bfloat16)
-    before = torch.nn.functional.conv3d(x, weight, padding=padding)
-    gradient = torch.randn(before.shape, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
-    gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-    found = native.weight_gradient(gradient, x, kernel, padding)
-    after = torch.nn.functional.conv3d(x, weight, padding=padding)
-    assert torch.equal(before, after)
-    plain = conv.weight.detach().double().requires_grad_()
-    torch.nn.functional.conv3d(x.double(), plain, padding=padding).backward(gradient.double())
-    assert found.shape == plain.shape
-    assert (found.double() - plain.grad).abs().max() < 1e-5 * plain.grad.abs().max()
-
-
-@needs_amx
-def test_it_takes_the_place_of_torchs_products_where_it_is_for_them(monkeypatch):
-    conv = torch.nn.Conv3d(32, 64, 3, padding=1)
-    x, _ = volumes((1, 32, 4, 64, 64), torch.bfloat16)
-    gradient = volumes((1, 64, 4, 64, 64), torch.bfloat16)[1]
-    monkeypatch.setattr(weight_gradient, "_shifted", None)  # which prepares torch's
-    found = weight_gradient.weight_gradient(gradient, x, conv)
-    assert found.dtype == torch.bfloat16 and found.shape == conv.weight.shape
-    args = (conv.kernel_size, conv.padding)
-    assert native.weight_gradient(gradient.float(), x.float(), *args) is None
-    part = native.weight_gradient(gradient[:, :45].contiguous(), x[:, 3:], *args)
-    assert torch.equal(part, native.weight_gradient(gradient, x, *args)[:45, 3:])
-    assert native.weight_gradient(gradient[:, :, :1], x[:, :, :1], *args) is None, "of few voxels torch is faster"
-
-
-@needs_amx
-def test_it_is_the_same_with_any_number_of_threads():
-    before, found = torch.get_num_threads(), []
-    x, gradient = volumes((1, 64, 4, 70, 66), torch.bfloat16)
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(native.weight_gradient(gradient, x, (3, 3, 3), (1, 1, 1)))
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 def test_they_are_there_where_they_can_be_compiled():
