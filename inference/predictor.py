@@ -1,8 +1,8 @@
 """A loaded model for many calls: arrays or SimpleITK images in, segmentations and probabilities out."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,15 @@ import SimpleITK as sitk
 import torch
 
 from odiff.data.preprocessing import PreparedVolume, prepare
-from odiff.data.sliding_window import split_tiles
 from odiff.data.tabular import Row, has_table
 from odiff.errors import CheckpointError
 from odiff.geometry import Volume, image_from_volume, volume_from_image
+from odiff.inference.case_embedding import CaseEmbedding, Images, embed_case
 from odiff.inference.models import LoadedModels, Wanted, load_models
 from odiff.inference.postprocessing import cleaned
 from odiff.learning.calibration import StoredCalibration
-from odiff.learning.code_model import code_rows, volume_code
-from odiff.learning.diagnose import embed_volume, volume_logits
+from odiff.learning.code_model import code_rows
+from odiff.learning.diagnose import volume_logits
 from odiff.learning.segment import labels_and_probabilities_on_grid, labels_on_grid, probability_slabs
 from odiff.learning.tabular_model import TABULAR
 from odiff.metrics.calibration import expit
@@ -219,7 +219,9 @@ class Predictor:
         self, case: CaseImages, views: Sequence[str], laterality: str | None
     ) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
         """Logits (labels,), and what a gate weighed."""
-        prepared = {v: [self._prepare(one, v, laterality).image for one in case.volumes[v]] for v in views}
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            waiting = {v: [pool.submit(self._prepare, one, v, laterality) for one in case.volumes[v]] for v in views}
+            prepared = {v: [one.result().image for one in some] for v, some in waiting.items()}
         if self._uses_fusion(views):
             fused = [self._fused(fold, prepared, case.tabular) for fold in self.models.fusion]
             gates = [one for _, one in fused if one]
@@ -235,23 +237,20 @@ class Predictor:
             [volume_logits(network, image, self.plan, view, axes) for network in networks for image in images], axis=0
         )
 
-    def _embedded(self, fold: str, view: str, image: np.ndarray) -> torch.Tensor:
-        """What a fold's network makes of a preprocessed volume (z, y, x), before any fusion: (labels, width), on the CPU."""
-        tiles = split_tiles(image, self.plan.views[view].patch_zyx)
-        return embed_volume(self.models.diagnosis[view][fold], tiles, self.plan, view).cpu()
-
-    def _code(self, fold: str, view: str, image: np.ndarray) -> torch.Tensor:
-        """The shared code (width,) of a preprocessed volume (z, y, x), on the CPU."""
-        return volume_code(self.models.code[fold].code, image, self.plan, view)
+    def _embedded(self, fold: str, images: Images) -> CaseEmbedding:
+        """What a fold's networks, and its shared code, make of preprocessed volumes (z, y, x)."""
+        networks = {view: self.models.diagnosis[view][fold] for view in self.models.fusion[fold].heads.views}
+        diagnosis = self.models.code.get(fold)
+        return embed_case(networks, diagnosis.code if diagnosis else None, images, self.plan)
 
     @torch.inference_mode()
     def _fused(
         self, fold: str, prepared: dict[str, list[np.ndarray]], row: Row
     ) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
-        fusion = self.models.fusion[fold]
+        fusion, found = self.models.fusion[fold], self._embedded(fold, prepared)
         embedded, present = {}, torch.zeros((1, len(fusion.heads.views)), dtype=torch.bool)
         for number, view in enumerate(fusion.heads.views):
-            rows = [self._embedded(fold, view, image) for image in prepared.get(view, [])]
+            rows = found.embedded.get(view, [])
             present[0, number] = bool(rows)
             nothing = torch.zeros((1, *self.models.diagnosis[view][fold].head.weight.shape))
             embedded[view] = torch.stack(rows).mean(dim=0)[None] if rows else nothing
@@ -261,7 +260,7 @@ class Predictor:
             gates = {view: weights[:, number] for number, view in enumerate(fusion.heads.views)}
         fused = fusion(embedded, present)
         if code := self.models.code.get(fold):
-            fused = code.mix(fused, *code_rows(code.code, prepared, partial(self._code, fold)))
+            fused = code.mix(fused, *code_rows(code.code.views, code.code.width, found.codes))
         logits = fused.numpy()
         table = self.models.tabular.get(fold)
         return (table.mix(logits, [row]) if table else logits)[0], gates

@@ -3,7 +3,7 @@
 Apart from them, because what learns needs packages that are slow to import.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,22 +31,12 @@ def one_tile(image: np.ndarray, plan: Plan, view: str) -> Tensor:
     return torch.from_numpy(split_tiles(middle.astype(np.float32), patch)[0][None])
 
 
-def volume_code(code: SharedCode, image: np.ndarray, plan: Plan, view: str) -> Tensor:
-    """A preprocessed volume (z, y, x) -> (width,)."""
-    return code(one_tile(image, plan, view), view)[0]
-
-
-def code_rows(
-    code: SharedCode, images: Mapping[str, Sequence[np.ndarray]], read: Callable[[str, np.ndarray], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Preprocessed volumes of one case by view -> rows (1, views, width), the series of a view averaged, and which are there.
-
-    `read` tells the code (width,) of a volume of a view, as `volume_code` does.
-    """
-    rows, present = torch.zeros((1, len(code.views), code.width)), torch.zeros((1, len(code.views)), dtype=torch.bool)
-    for number, view in enumerate(code.views):
-        if found := [read(view, image) for image in images.get(view, ())]:
-            rows[0, number], present[0, number] = torch.stack(found).mean(dim=0), True
+def code_rows(views: Sequence[str], width: int, codes: Mapping[str, Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+    """Codes (width,) of one case by view -> rows (1, views, width), the series of a view averaged, and which are there."""
+    rows, present = torch.zeros((1, len(views), width)), torch.zeros((1, len(views)), dtype=torch.bool)
+    for number, view in enumerate(views):
+        if found := codes.get(view):
+            rows[0, number], present[0, number] = torch.stack(list(found)).mean(dim=0), True
     return rows, present
 
 

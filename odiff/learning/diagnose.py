@@ -61,8 +61,14 @@ def embed_tiles(network: DiagnosisNetwork, tiles: Tensor, owner: Tensor, series:
     """Tiles (n, 1, z, y, x) and the series of each (n,) -> (series, labels, width) on the network's device."""
     device = network.head.weight.device
     tiles, owner = tiles.to(device), owner.to(device)
-    x_t = noised(network.placed(tiles, owner), network.choice.time_step, plan.views[view].diffusion)
-    with autocast(device):
+    return embed_placed(network, network.placed(tiles, owner), owner, series, plan, view)
+
+
+@torch.no_grad()
+def embed_placed(network: DiagnosisNetwork, tiles: Tensor, owner: Tensor, series: int, plan: Plan, view: str) -> Tensor:
+    """`embed_tiles` of tiles that were brought to the network's template, on its device."""
+    x_t = noised(tiles, network.choice.time_step, plan.views[view].diffusion)
+    with autocast(tiles.device):
         return network.embed(x_t, owner, series).float()
 
 

@@ -18,6 +18,7 @@ REACH = 0.4
 STEPS = 4
 LEAST = 1e-4
 AT_ONCE = 32
+FEW_VOXELS = 2**19
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 
@@ -53,13 +54,16 @@ def composed(first: Tensor, second: Tensor) -> Tensor:
 def displaced(volumes: Tensor, by: Tensor) -> Tensor:
     """Volumes (n, 1, z, y, x) read at places displaced `by` (n, 3, ...), which may be coarser; the border is continued."""
     shape, pieces, is_cpu = volumes.shape[2:], [], volumes.device.type == "cpu"
-    at_once = 1 if is_cpu else AT_ONCE  # the places of a volume take three times its memory
+    at_once = (
+        max(1, min(AT_ONCE, FEW_VOXELS // shape.numel())) if is_cpu else AT_ONCE
+    )  # places take three times a volume's memory
     for some, moves in zip(volumes.float().split(at_once), by.split(at_once), strict=True):
         places = _places(moves, shape)
-        if is_cpu:  # each slice as a sample of its own, as samples are what torch's threads share
+        by_slice = is_cpu and len(some) == 1
+        if by_slice:  # each as a sample of its own, as samples are what torch's threads share
             some, places = some.expand(shape[0], -1, -1, -1, -1), places.transpose(0, 1)
         read = F.grid_sample(some, places, align_corners=False, padding_mode="border")
-        pieces.append(read.transpose(0, 2) if is_cpu else read)
+        pieces.append(read.transpose(0, 2) if by_slice else read)
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
@@ -90,7 +94,7 @@ def bends(small: Tensor, template: Tensor, weight: Tensor) -> Tensor:
     Parameters
     ----------
     small : (n, 1, z, y, x).
-    template, weight : (z, y, x).
+    template, weight : (z, y, x), or of templates one for each volume, (n, z, y, x).
 
     Returns
     -------
@@ -98,8 +102,8 @@ def bends(small: Tensor, template: Tensor, weight: Tensor) -> Tensor:
     """
     depth, rows, columns = small.shape[2:]
     points = control_points((depth, rows, columns))
-    weight = weight / weight.sum()
-    wanted = normalised(template[None], weight)
+    weight = (weight / weight.sum()).to(small)
+    wanted = normalised(template if template.dim() == 4 else template[None], weight)
     by = torch.zeros((len(small), 3, *points), device=small.device)
     stiffness = STIFFNESS * torch.block_diag(*[_stiffness(points).to(by)] * 3)
     most = torch.tensor([REACH * 2 / max(1, size - 1) for size in points], device=by.device).view(1, 3, 1, 1, 1)

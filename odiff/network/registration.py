@@ -67,16 +67,16 @@ def correlations(small: Tensor, template: Tensor) -> Tensor:
     Parameters
     ----------
     small : (n, 1, z, y, x), from `outlines`.
-    template : (z, y, x), the mean of such volumes.
+    template : (z, y, x), the mean of such volumes, or (n, z, y, x), one for each.
 
     Returns
     -------
     (n, 2 r + 1, ...) along z, y and x, r being `REACH` of the axis: the template's centre moved by -r .. r voxels.
     """
-    reach = [round(REACH * size) for size in template.shape]
-    weight = centre_weight(template.shape).to(template)
+    reach = [round(REACH * size) for size in template.shape[-3:]]
+    weight = centre_weight(template.shape[-3:]).to(template)
     pads = [one for size in reversed(reach) for one in (size, size)]
-    x, inside = F.pad(small.float()[:, 0], pads), F.pad(torch.ones_like(template), pads)[None]
+    x, inside = F.pad(small.float()[:, 0], pads), F.pad(torch.ones_like(weight), pads)[None]
 
     def spectrum(of: Tensor) -> Tensor:
         return torch.fft.rfftn(of, s=x.shape[1:], dim=(-3, -2, -1))
@@ -85,7 +85,7 @@ def correlations(small: Tensor, template: Tensor) -> Tensor:
         whole = torch.fft.irfftn(of * kernel.conj(), s=x.shape[1:], dim=(-3, -2, -1))
         return whole[:, : 2 * reach[0] + 1, : 2 * reach[1] + 1, : 2 * reach[2] + 1]
 
-    ones, first, second = (spectrum(weight * template**power) for power in (0, 1, 2))
+    ones, first, second = (spectrum(weight * one) for one in (torch.ones_like(weight), template, template.square()))
     is_in, values, squares = spectrum(inside), spectrum(x), spectrum(x.square())
     total = correlated(is_in, ones)
     mean, level = correlated(values, ones) / total, correlated(is_in, first) / total
@@ -159,22 +159,46 @@ class Registration(nn.Module):
     @torch.no_grad()
     def forward(self, volumes: Tensor) -> Tensor:
         """(n, 1, z, y, x) -> the same volumes, moved and bent."""
-        if not len(volumes) or not self.template.any():
-            return volumes
-        with torch.autocast(volumes.device.type, enabled=False):
-            return displaced(volumes, self._places(volumes)).to(volumes.dtype)
-
-    def _places(self, volumes: Tensor) -> Tensor:
-        """Where the template's places lie in volumes (n, 1, z, y, x), for `displaced`: (n, 3, z', y', x'), as the template is shrunk."""
-        small = shrunk(volumes)
-        axes = torch.tensor(self.shrinkage) / torch.tensor(volumes.shape[2:])
-        by = 2 * displacements(outlines(small), self.template) * axes.to(small.device)
-        found = by[:, :, None, None, None].expand(-1, -1, *small.shape[2:])
-        for _ in range(BENDINGS):
-            further = self._bends(outlines(displaced(small, found)))
-            found = composed(found, spread(further, small.shape[2:]))
-        return found
+        return together([(self, volumes)])[0]
 
     def _bends(self, small: Tensor) -> Tensor:
-        weight = centre_weight(self.template.shape).to(self.template)
-        return torch.cat([bends(some, self.template, weight) for some in small.split(AT_ONCE)])
+        return torch.cat(
+            [bends(some, self.template, centre_weight(self.template.shape)) for some in small.split(AT_ONCE)]
+        )
+
+
+@torch.no_grad()
+def together(pairs: Sequence[tuple[Registration | None, Tensor]]) -> list[Tensor]:
+    """What each registration makes of its volumes (n, 1, z, y, x); without one they stay as they are.
+
+    Places on templates of one shape are looked for at once, which is quicker than one after the other.
+    """
+    found = [volumes for _, volumes in pairs]
+    alike: dict[tuple[torch.Size, torch.device], dict[int, tuple[Registration, Tensor]]] = {}
+    for number, (registration, volumes) in enumerate(pairs):
+        if registration is not None and len(volumes) and registration.template.any():
+            of_shape = alike.setdefault((registration.template.shape, volumes.device), {})
+            of_shape[number] = registration, volumes
+    for (_, device), known in alike.items():
+        with torch.autocast(device.type, enabled=False):
+            places = _places(list(known.values())).split([len(volumes) for _, volumes in known.values()])
+            for (number, (_, volumes)), there in zip(known.items(), places, strict=True):
+                found[number] = displaced(volumes, there).to(volumes.dtype)
+    return found
+
+
+def _places(pairs: Sequence[tuple[Registration, Tensor]]) -> Tensor:
+    """Where the places of each template lie in its volumes, for `displaced`: (n of all, 3, z, y, x), as templates are shrunk."""
+    small = torch.cat([shrunk(volumes) for _, volumes in pairs])
+    templates = torch.cat([one.template.expand(len(volumes), -1, -1, -1) for one, volumes in pairs]).to(small)
+    cells = [torch.tensor(one.shrinkage) / torch.tensor(volumes.shape[2:]) for one, volumes in pairs]
+    axes = torch.cat([size.expand(len(volumes), -1) for size, (_, volumes) in zip(cells, pairs, strict=True)])
+    weight, found = centre_weight(templates.shape[1:]).to(small), []
+    for some, wanted, by_cell in zip(small.split(AT_ONCE), templates.split(AT_ONCE), axes.split(AT_ONCE), strict=True):
+        by = 2 * displacements(outlines(some), wanted) * by_cell.to(some.device)
+        places = by[:, :, None, None, None].expand(-1, -1, *some.shape[2:])
+        for _ in range(BENDINGS):
+            further = bends(outlines(displaced(some, places)), wanted, weight)
+            places = composed(places, spread(further, some.shape[2:]))
+        found.append(places)
+    return torch.cat(found)

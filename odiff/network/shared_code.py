@@ -39,12 +39,20 @@ class ViewCode(nn.Module):
     @torch.no_grad()
     def cells(self, volumes: Tensor) -> Tensor:
         """(n, 1, z, y, x) -> mean intensities (n, cells) on the template."""
-        return F.adaptive_avg_pool3d(self.registration(shrunk(volumes)), self.grid).flatten(1)
+        return self._pooled(self.registration(shrunk(volumes)))
+
+    def _pooled(self, placed: Tensor) -> Tensor:
+        return F.adaptive_avg_pool3d(placed, self.grid).flatten(1)
+
+    @torch.no_grad()
+    def of_placed(self, placed: Tensor) -> Tensor:
+        """`shrunk` volumes (n, 1, z, y, x) that `registration` was asked for -> (n, width)."""
+        return (self._pooled(placed) - self.mean) @ self.directions
 
     @torch.no_grad()
     def forward(self, volumes: Tensor) -> Tensor:
         """(n, 1, z, y, x) -> (n, width)."""
-        return (self.cells(volumes) - self.mean) @ self.directions
+        return self.of_placed(self.registration(shrunk(volumes)))
 
 
 class SharedCode(nn.Module):

@@ -34,7 +34,7 @@ from odiff.learning.code_diagnosis import (
     match_spread,
     prepared_rows,
 )
-from odiff.learning.code_model import build_code, code_rows, one_tile, volume_code
+from odiff.learning.code_model import build_code, code_rows, one_tile
 from odiff.learning.context import open_context
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import RunSettings
@@ -252,10 +252,8 @@ def test_series_of_one_view_are_averaged(planned, rng):
         count = len(code.part(view).mean)
         code.part(view).take(torch.zeros(count), torch.from_numpy(rng.normal(size=(count, 3))))
     first, second = (rng.normal(size=plan.views["axial"].patch_zyx).astype(np.float32) for _ in range(2))
-    rows, present = code_rows(
-        code, {"axial": [first, second]}, lambda view, image: volume_code(code, image, plan, view)
-    )
-    alone = [volume_code(code, one, plan, "axial") for one in (first, second)]
+    alone = [code(one_tile(one, plan, "axial"), "axial")[0] for one in (first, second)]
+    rows, present = code_rows(code.views, code.width, {"axial": alone})
     assert torch.allclose(rows[0, 1], (alone[0] + alone[1]) / 2, atol=1e-5) and present.tolist() == [[False, True]]
     assert not rows[0, 0].any()
 
@@ -274,11 +272,14 @@ def test_codes_of_many_cases_are_those_of_each_case_alone(planned, tmp_path, rng
     ]
     rows, present = prepared_rows(context, code, code.views, cases, torch.device("cpu"))
     for number, case in enumerate(cases):
-        images = {
-            view: [open_array(context.prepared(view) / f"{one.name}.b2nd")[:] for one in case.of_view(view)]
+        codes = {
+            view: [
+                code(one_tile(open_array(context.prepared(view) / f"{one.name}.b2nd")[:], context.plan, view), view)[0]
+                for one in case.of_view(view)
+            ]
             for view in code.views
         }
-        alone, there = code_rows(code, images, lambda view, image: volume_code(code, image, context.plan, view))
+        alone, there = code_rows(code.views, code.width, codes)
         assert torch.allclose(rows[number], alone[0], atol=1e-3) and torch.equal(present[number], there[0])
     assert present[-1].tolist() == [False, True] and rows[0].any()
 

@@ -13,6 +13,7 @@ from odiff.network.registration import (
     moved,
     outlines,
     shrinkage,
+    together,
 )
 from odiff.plan.schema import NetworkPlan
 
@@ -113,3 +114,19 @@ def test_only_tiles_that_are_a_whole_case_are_moved(joint):
     assert after < 0.05 * before
     unmoved = DiagnosisNetwork(plan, SHAPE, 2, FeatureChoice(10, ("mid",)), 0.0)
     assert torch.equal(unmoved.placed(tiles, torch.tensor([0, 1, 2])), tiles)
+
+
+def test_volumes_that_are_placed_together_are_placed_as_each_alone(joint):
+    """Of templates of one shape at several resolutions, of another shape, of no template, and without registration."""
+    pairs = []
+    for seed, shape in enumerate([(12, 32, 40), (12, 64, 80), (12, 40, 48), (12, 32, 40)]):
+        registration = Registration(shape)
+        if seed < 3:
+            registration.fit(outlines(joint(seed, shape)))
+        volume = moved(joint(seed, shape), torch.tensor([[1, -3, 2]]))
+        pairs.append((registration, torch.cat([volume, volume.flip(4)]) if seed == 1 else volume))
+    found = together([*pairs, (None, pairs[0][1])])
+    for (registration, volumes), one in zip(pairs, found, strict=False):
+        assert torch.allclose(one, registration(volumes), atol=1e-3)
+        assert torch.equal(one, volumes) != bool(registration.template.any())
+    assert torch.equal(found[-1], pairs[0][1]) and together([]) == []

@@ -11,6 +11,7 @@ import torch
 from odiff.data.sliding_window import joined_tiles, split_tiles
 from odiff.dataset import Series
 from odiff.geometry import Volume, read_volume
+from odiff.inference.case_embedding import CaseEmbedding, Images
 from odiff.inference.input_folder import by_case, case_rows, find_series
 from odiff.inference.predictor import CaseImages, Predictor
 from odiff.learning.code_model import one_tile
@@ -35,11 +36,19 @@ class Colleague(Predictor):
             ("prepared", view, laterality, id(volume)), lambda: Predictor._prepare(self, volume, view, laterality)
         )
 
-    def _embedded(self, fold: str, view: str, image: np.ndarray) -> torch.Tensor:
-        return self._once(("embedded", fold, view, id(image)), lambda: Predictor._embedded(self, fold, view, image))
-
-    def _code(self, fold: str, view: str, image: np.ndarray) -> torch.Tensor:
-        return self._once(("code", fold, view, id(image)), lambda: Predictor._code(self, fold, view, image))
+    def _embedded(self, fold: str, images: Images) -> CaseEmbedding:
+        code = self.models.code.get(fold)
+        wanted = self.models.fusion[fold].heads.views, code.code.views if code else ()
+        keys = [
+            {view: [(what, fold, view, id(image)) for image in images[view]] for view in views if view in images}
+            for what, views in zip(("embedded", "code"), wanted, strict=True)
+        ]
+        if not all(key in self.memory for some in keys for of_view in some.values() for key in of_view):
+            return super()._embedded(
+                fold, images
+            )  # of a case whose laterality nobody knows, which was not looked ahead at
+        found = [{view: [self.memory[key] for key in of_view] for view, of_view in some.items()} for some in keys]
+        return CaseEmbedding(*found)
 
     def look_ahead(self, cases: Sequence[CaseImages]) -> None:
         """Embed all scans of some cases together, which a GPU does nearly as fast as one."""
@@ -73,7 +82,10 @@ class Colleague(Predictor):
         if self.plan.views[view].mirror_axes:
             return super()._view_logits(view, images)
         found = [
-            network.head.classify(self._embedded(fold, view, image)[None].to(self.device))[0].float().cpu().numpy()
+            network.head.classify(self.memory["embedded", fold, view, id(image)][None].to(self.device))[0]
+            .float()
+            .cpu()
+            .numpy()
             for fold, network in self.models.diagnosis[view].items()
             for image in images
         ]

@@ -1,0 +1,54 @@
+"""What the networks of one fold, and the shared code, make of all volumes of a case."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odiff.data.sliding_window import joined_tiles, split_tiles
+from odiff.learning.code_model import one_tile
+from odiff.learning.diagnose import embed_placed
+from odiff.network.diagnosis import DiagnosisNetwork
+from odiff.network.registration import shrunk, together
+from odiff.network.shared_code import SharedCode
+from odiff.plan import Plan
+
+Images = Mapping[str, Sequence[np.ndarray]]
+
+
+class CaseEmbedding(NamedTuple):
+    """By view one row for each volume, on the CPU: of its network, before any fusion, (labels, width), and of the code, (width,)."""
+
+    embedded: dict[str, list[Tensor]]
+    codes: dict[str, list[Tensor]]
+
+
+def embed_case(
+    networks: Mapping[str, DiagnosisNetwork], code: SharedCode | None, images: Images, plan: Plan
+) -> CaseEmbedding:
+    """Preprocessed volumes (z, y, x) of one case by view, each view with a network, all brought to their templates at once."""
+    seen = [(view, image) for view in networks for image in images.get(view, ())]
+    coded = [(view, image) for view in code.views for image in images.get(view, ())] if code else []
+    tiles = [
+        joined_tiles([split_tiles(image, plan.views[view].patch_zyx)])[0].to(networks[view].head.weight.device)
+        for view, image in seen
+    ]
+    small = [shrunk(one_tile(image, plan, view)) for view, image in coded]
+    placed = together(
+        [
+            (networks[view].registration if len(some) == 1 else None, some)
+            for (view, _), some in zip(seen, tiles, strict=True)
+        ]
+        + [(code.part(view).registration, one) for (view, _), one in zip(coded, small, strict=True) if code]
+    )
+    found = CaseEmbedding({}, {})
+    for (view, _), some in zip(seen, placed[: len(seen)], strict=True):
+        owner = torch.zeros(len(some), dtype=torch.long, device=some.device)
+        row = embed_placed(networks[view], some, owner, 1, plan, view)[0].cpu()
+        found.embedded.setdefault(view, []).append(row)
+    for (view, _), one in zip(coded, placed[len(seen) :], strict=True):
+        if code:
+            found.codes.setdefault(view, []).append(code.part(view).of_placed(one)[0])
+    return found
