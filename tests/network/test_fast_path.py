@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from odiff.diffusion import ALPHA_BAR, Corruption, denoising_loss, draw_corruption
 from odiff.errors import UsageError
-from odiff.network import channels_last, layers, native, unet
+from odiff.network import channels_last, layers, native, native_convolution, unet
 from odiff.network.fused import norm_silu_conv
 from odiff.network.layers import Convolution
 from odiff.network.unet import UNet
@@ -35,11 +35,20 @@ SCALE = 2.0**12  # as in training, so that no gradient falls below what float16 
 
 @pytest.fixture(params=["compiled", "torch"])
 def loops(request, monkeypatch):
-    """The loops of norm_silu.c, and torch's functions in their place."""
+    """All loops in C, those of convolutions for small volumes too, and torch's functions in their place."""
     if request.param == "torch":
-        monkeypatch.setattr(native, "library", lambda: None)
+        for module, name in (
+            (native, "library"),
+            (native_convolution, "convolutions"),
+            (native_convolution, "weight_gradients"),
+        ):
+            monkeypatch.setattr(module, name, lambda: None)
     elif native.library() is None:
         pytest.skip("the loops were not compiled here, or the processor has no AVX512")
+    else:
+        for name in ("FEWEST_ANSWERS", "FEWEST_PRODUCTS", "FEWEST_VOXELS", "NARROWEST"):
+            monkeypatch.setattr(native_convolution, name, 1)
+        monkeypatch.setattr(native_convolution, "WASTE", 2)
 
 
 def network(seed=0):
