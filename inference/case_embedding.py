@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from odiff.data.sliding_window import joined_tiles, split_tiles
@@ -29,26 +28,29 @@ def embed_case(
     networks: Mapping[str, DiagnosisNetwork], code: SharedCode | None, images: Images, plan: Plan
 ) -> CaseEmbedding:
     """Preprocessed volumes (z, y, x) of one case by view, each view with a network, all brought to their templates at once."""
-    seen = [(view, image) for view in networks for image in images.get(view, ())]
-    coded = [(view, image) for view in code.views for image in images.get(view, ())] if code else []
-    tiles = [
-        joined_tiles([split_tiles(image, plan.views[view].patch_zyx)])[0].to(networks[view].head.weight.device)
-        for view, image in seen
+    seen = [
+        (view, *joined_tiles([split_tiles(image, plan.views[view].patch_zyx)]))
+        for view in networks
+        for image in images.get(view, ())
     ]
-    small = [shrunk(one_tile(image, plan, view)) for view, image in coded]
-    placed = together(
+    coded = (
         [
-            (networks[view].registration if len(some) == 1 else None, some)
-            for (view, _), some in zip(seen, tiles, strict=True)
+            (view, code.part(view), shrunk(one_tile(image, plan, view)))
+            for view in code.views
+            for image in images.get(view, ())
         ]
-        + [(code.part(view).registration, one) for (view, _), one in zip(coded, small, strict=True) if code]
+        if code
+        else []
     )
+    whole = [
+        (networks[view].registration if len(tiles) == 1 else None, tiles.to(networks[view].head.weight.device))
+        for view, tiles, _ in seen
+    ]
+    placed = together([*whole, *((part.registration, small) for _, part, small in coded)])
     found = CaseEmbedding({}, {})
-    for (view, _), some in zip(seen, placed[: len(seen)], strict=True):
-        owner = torch.zeros(len(some), dtype=torch.long, device=some.device)
-        row = embed_placed(networks[view], some, owner, 1, plan, view)[0].cpu()
+    for (view, _, owner), tiles in zip(seen, placed[: len(seen)], strict=True):
+        row = embed_placed(networks[view], tiles, owner.to(tiles.device), 1, plan, view)[0].cpu()
         found.embedded.setdefault(view, []).append(row)
-    for (view, _), one in zip(coded, placed[len(seen) :], strict=True):
-        if code:
-            found.codes.setdefault(view, []).append(code.part(view).of_placed(one)[0])
+    for (view, part, _), small in zip(coded, placed[len(seen) :], strict=True):
+        found.codes.setdefault(view, []).append(part.of_placed(small)[0])
     return found

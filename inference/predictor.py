@@ -180,10 +180,7 @@ class Predictor:
             raise CheckpointError(
                 f"{self.models.folder}: no diagnosis model of the views {', '.join(case.volumes)}; run odiff_train"
             )
-        lateralities = [case.laterality]
-        if case.laterality is None and self.plan.average_unknown_laterality:
-            lateralities = ["R", "L"]
-        found = [self._logits(case, views, side) for side in lateralities]
+        found = [self._logits(case, views, side) for side in self._sides(case)]
         logits = np.mean([one for one, _ in found], axis=0)
         weighed = [gates for _, gates in found if gates]
         gates = {
@@ -200,6 +197,11 @@ class Predictor:
             gates or None,
             is_tabular,
         )
+
+    def _sides(self, case: CaseImages) -> Sequence[str | None]:
+        """The lateralities by which a case is looked at."""
+        is_unknown = case.laterality is None and self.plan.average_unknown_laterality
+        return ("R", "L") if is_unknown else (case.laterality,)
 
     def _calibration(self, views: Sequence[str], is_tabular: bool) -> StoredCalibration | None:
         """Of what the logits come from; of a mean of views there is none."""

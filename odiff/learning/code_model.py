@@ -31,12 +31,12 @@ def one_tile(image: np.ndarray, plan: Plan, view: str) -> Tensor:
     return torch.from_numpy(split_tiles(middle.astype(np.float32), patch)[0][None])
 
 
-def code_rows(views: Sequence[str], width: int, codes: Mapping[str, Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+def code_rows(views: Sequence[str], width: int, codes: Mapping[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
     """Codes (width,) of one case by view -> rows (1, views, width), the series of a view averaged, and which are there."""
     rows, present = torch.zeros((1, len(views), width)), torch.zeros((1, len(views)), dtype=torch.bool)
     for number, view in enumerate(views):
         if found := codes.get(view):
-            rows[0, number], present[0, number] = torch.stack(list(found)).mean(dim=0), True
+            rows[0, number], present[0, number] = torch.stack(found).mean(dim=0), True
     return rows, present
 
 

@@ -18,7 +18,7 @@ REACH = 0.4
 STEPS = 4
 LEAST = 1e-4
 AT_ONCE = 32
-FEW_VOXELS = 2**19
+FEW_VOXELS = 2**19  # that a CPU reads at once
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 
@@ -54,9 +54,8 @@ def composed(first: Tensor, second: Tensor) -> Tensor:
 def displaced(volumes: Tensor, by: Tensor) -> Tensor:
     """Volumes (n, 1, z, y, x) read at places displaced `by` (n, 3, ...), which may be coarser; the border is continued."""
     shape, pieces, is_cpu = volumes.shape[2:], [], volumes.device.type == "cpu"
-    at_once = (
-        max(1, min(AT_ONCE, FEW_VOXELS // shape.numel())) if is_cpu else AT_ONCE
-    )  # places take three times a volume's memory
+    # The places of a volume take three times its memory.
+    at_once = max(1, min(AT_ONCE, FEW_VOXELS // shape.numel())) if is_cpu else AT_ONCE
     for some, moves in zip(volumes.float().split(at_once), by.split(at_once), strict=True):
         places = _places(moves, shape)
         by_slice = is_cpu and len(some) == 1
@@ -102,7 +101,7 @@ def bends(small: Tensor, template: Tensor, weight: Tensor) -> Tensor:
     """
     depth, rows, columns = small.shape[2:]
     points = control_points((depth, rows, columns))
-    weight = (weight / weight.sum()).to(small)
+    weight = weight / weight.sum()
     wanted = normalised(template if template.dim() == 4 else template[None], weight)
     by = torch.zeros((len(small), 3, *points), device=small.device)
     stiffness = STIFFNESS * torch.block_diag(*[_stiffness(points).to(by)] * 3)

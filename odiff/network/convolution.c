@@ -30,14 +30,19 @@ static void lay_out(const bfloat16 *line, int64_t size, int64_t first, int64_t t
     }
 }
 
-/* sums[tile][output] = the products of some tiles with the weights of 32 outputs, of all taps, each of which sees a line of its own */
-static inline __attribute__((always_inline)) void multiply(const bfloat16 *const *seen, const bfloat16 *const *weights, int64_t taps,
+/* Of a tap that sees no margin: where, from the first tile on, its line is laid out, and where its weights are */
+typedef struct {
+    int64_t seen, weight;
+} Tap;
+
+/* sums[tile][output] = the products of some tiles with the weights of 32 outputs, of all taps */
+static inline __attribute__((always_inline)) void multiply(const bfloat16 *seen, const bfloat16 *weights, const Tap *taps, int64_t count,
                                                            int64_t channels, const int64_t abreast, float *sums) {
     __m512 low[ABREAST], high[ABREAST];
     for (int64_t k = 0; k < abreast; k++)
         low[k] = high[k] = _mm512_setzero_ps();
-    for (int64_t tap = 0; tap < taps; tap++) {
-        const bfloat16 *here = seen[tap], *weight = weights[tap];
+    for (const Tap *tap = taps; tap < taps + count; tap++) {
+        const bfloat16 *here = seen + tap->seen, *weight = weights + tap->weight;
         for (int64_t pair = 0; pair < channels / 2; pair++, here += 2, weight += 2 * OUTPUTS) {
             __m512bh first = (__m512bh)_mm512_loadu_si512(weight), second = (__m512bh)_mm512_loadu_si512(weight + OUTPUTS);
             for (int64_t k = 0; k < abreast; k++) {
@@ -79,8 +84,8 @@ int64_t convolution(const bfloat16 *restrict x, const bfloat16 *restrict weights
     {
         bfloat16 *laid_out = calloc(PRODUCTS * apart, sizeof(bfloat16)), *none = calloc(I, sizeof(bfloat16));
         float(*sums)[TILES * OUTPUTS] = malloc(PRODUCTS * sizeof *sums);
-        const bfloat16 **seen = malloc(2 * taps * sizeof *seen), **weighted = seen + taps;
-        failed += !laid_out || !none || !sums || !seen;
+        Tap *inside = malloc(taps * sizeof *inside);
+        failed += !laid_out || !none || !sums || !inside;
         _Pragma("omp for schedule(dynamic)")
         for (int64_t unit = 0; unit < s.batch * s.out[0] * of_plane * pieces; unit++) {
             if (failed)
@@ -92,30 +97,33 @@ int64_t convolution(const bfloat16 *restrict x, const bfloat16 *restrict weights
                 for (int64_t row = most(0, -top); row < least(rows, s.in[1] - top); row++)
                     lay_out(x + ((n * s.in[0] + z + down) * s.in[1] + top + row) * s.in[2] * I, s.in[2], piece - s.padding[2], tiles, I, none,
                             laid_out + (down * rows + row) * of_row, apart);
-            for (int64_t line = 0; line < least(lines, s.out[1] - y); line++)
+            for (int64_t line = 0; line < least(lines, s.out[1] - y); line++) {
+                int64_t count = 0;
+                for (int64_t tap = 0; tap < taps; tap++) {
+                    int64_t down = tap / s.kernel[1], row = line + tap % s.kernel[1];
+                    if (z + down >= 0 && z + down < s.in[0] && top + row >= 0 && top + row < s.in[1])
+                        inside[count++] = (Tap){ (down * rows + row) * of_row, tap * I * OUTPUTS };
+                }
                 for (int64_t o = 0; o < O; o += OUTPUTS) {
-                    for (int64_t product = 0; product < PRODUCTS; product++)
+                    for (int64_t product = 0; product < PRODUCTS; product++) {
+                        const bfloat16 *weighted = weights + (o / OUTPUTS * PRODUCTS + product) * taps * I * OUTPUTS;
                         for (int64_t tile = 0; tile < tiles; tile += ABREAST) {
-                            int64_t count = 0;
-                            for (int64_t tap = 0; tap < taps; tap++) {
-                                int64_t down = tap / s.kernel[1], row = line + tap % s.kernel[1];
-                                if (z + down < 0 || z + down >= s.in[0] || top + row < 0 || top + row >= s.in[1])
-                                    continue; /* a margin */
-                                seen[count] = laid_out + product * apart + (down * rows + row) * of_row + tile * I;
-                                weighted[count++] = weights + (((o / OUTPUTS * PRODUCTS + product) * taps + tap) * I) * OUTPUTS;
-                            }
+                            const bfloat16 *seen = laid_out + product * apart + tile * I;
+                            float *sum = sums[product] + tile * OUTPUTS;
                             if (tiles - tile > ABREAST / 2)
-                                multiply(seen, weighted, count, I, ABREAST, sums[product] + tile * OUTPUTS);
+                                multiply(seen, weighted, inside, count, I, ABREAST, sum);
                             else
-                                multiply(seen, weighted, count, I, ABREAST / 2, sums[product] + tile * OUTPUTS);
+                                multiply(seen, weighted, inside, count, I, ABREAST / 2, sum);
                         }
+                    }
                     answer(sums, bias + o, voxels, O, found + ((slice * s.out[1] + y + line) * s.out[2] + piece) * O + o);
                 }
+            }
         }
         free(laid_out);
         free(none);
         free(sums);
-        free(seen);
+        free(inside);
     }
     return failed;
 }

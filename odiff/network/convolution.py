@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odiff.network import native_convolution
-from odiff.network.weight_gradient import is_mishandled, weight_gradient
+from odiff.network.weight_gradient import is_mishandled, padding_of, weight_gradient
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -39,14 +39,15 @@ def convolution_backward(
 ) -> Gradients:
     """Gradients of `x`, of the weight and of the bias, those that `needs` says, from that of the answer."""
     found: list[Tensor | None] = [None, None, None]
+    is_wrong = is_mishandled(x, x.dtype, conv)
     if needs[0]:
         found[0] = _to_volume(gradient, weight, conv)
     if needs[1] and _is_plain(conv):
         found[1] = native_convolution.weight_gradient(gradient, x, conv.kernel_size, padding_of(conv))
-    if needs[1] and found[1] is None and is_mishandled(x, x.dtype, conv):
+    if needs[1] and found[1] is None and is_wrong:
         found[1] = weight_gradient(gradient, x, conv)
     # Who asks oneDNN for the gradient of the bias has that of the weight computed with it.
-    if needs[2] and (found[1] is not None or is_mishandled(x, x.dtype, conv)):
+    if needs[2] and (found[1] is not None or is_wrong):
         found[2] = gradient.sum((0, 2, 3, 4), dtype=torch.float32)
     missing = [need and one is None for need, one in zip(needs, found, strict=True)]
     if any(missing):
@@ -73,11 +74,6 @@ def _to_volume(gradient: Tensor, weight: Tensor, conv: nn.Conv3d) -> Tensor | No
 
 def _is_plain(conv: nn.Conv3d) -> bool:
     return max(*conv.stride, *conv.dilation, conv.groups) == 1
-
-
-def padding_of(conv: nn.Conv3d) -> list[int]:
-    """In z, y and x."""
-    return [int(n) for n in conv.padding]
 
 
 class _Convolution(torch.autograd.Function):

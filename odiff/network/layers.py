@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from odiff.network.convolution import convolved, convolved_with_gradients, is_for_loops, padding_of
+from odiff.network.convolution import convolved, convolved_with_gradients, is_for_loops
 from odiff.network.fused import computed_in, norm_silu_conv
-from odiff.network.weight_gradient import is_mishandled
+from odiff.network.weight_gradient import is_mishandled, padding_of
 from odiff.plan.schema import Triple
 
 SLOW_BELOW = 20480

@@ -1,7 +1,8 @@
 """Convolutions in bfloat16 and the gradients of their weights by the loops of convolution.c and weight_gradient.c, where they are faster.
 
 They are by AMX, or by AVX512's products of pairs and Winograd's sums of neighbours, two thirds of the products of three taps (F(2, 3) and
-F(3, 2); Lavin and Gray 2016). These sums are rounded to bfloat16 like their terms: an error 1.5 times that of rounding these.
+F(3, 2); Lavin and Gray 2016). These sums are rounded to bfloat16 like their terms: gradients of weights are 1.5 to 1.6 times as
+far off as by rounding these alone (docs/decisions.md).
 """
 
 import ctypes
@@ -16,12 +17,14 @@ from torch.autograd.profiler import record_function
 from odiff.network import native
 from odiff.network.processor import has_amx, has_bfloat16
 
-TILES, PAIRS = 32, 16  # channels of each side, and pairs, that are multiplied at once
+CHANNELS, PAIRS = 32, 16  # of each side, and of voxels, that are multiplied at once
 # Convolutions of fewer voxels, or of fewer inputs and taps of other lines, are faster by oneDNN, as are lines that fill no tiles.
 FEWEST_ANSWERS, FEWEST_PRODUCTS, ABREAST, WASTE = 2**11, 192, 8, 1.15
-IN_CACHE, MOST_LINES = 2**18, 8  # values of laid-out lines, and lines, that are worked on together
+# Tiles of a piece of a line, as convolution.c has it; values of laid-out lines, and lines, that are worked on together.
+PIECE, IN_CACHE, MOST_LINES = 32, 2**18, 8
 # Of gradients, lines narrower than a product and volumes of few voxels; values of sums, and blocks of 32 voxels, at once.
 NARROWEST, FEWEST_VOXELS, SUMS, BLOCKS = 32, 2**14, 2**22, 32
+LEAST_PARTS, MOST_PARTS = 8, 32
 
 
 @cache
@@ -46,7 +49,7 @@ def suits(size: Sequence[int], outputs: int, kernel_zyx: Sequence[int], padding_
     b, inputs, *seen = size
     z, y, x = (n + 2 * margin - k + 1 for n, margin, k in zip(seen, padding_zyx, kernel_zyx, strict=True))
     return (
-        kernel_zyx[2] == 3 and inputs % TILES == outputs % TILES == 0 and min(z, y, x) > 0
+        kernel_zyx[2] == 3 and inputs % CHANNELS == outputs % CHANNELS == 0 and min(z, y, x) > 0
         and b * z * y * x >= FEWEST_ANSWERS and kernel_zyx[0] * kernel_zyx[1] * inputs >= FEWEST_PRODUCTS
         and x + -x % ABREAST <= WASTE * x and convolutions() is not None
     )  # fmt: skip
@@ -78,7 +81,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, padding_zyx: Seq
     found = torch.empty((len(x), outputs, *out), dtype=x.dtype, memory_format=torch.channels_last_3d)
     biases = torch.zeros(outputs) if bias is None else bias.float()
     sizes = torch.tensor([*_sizes(x, found), *kernel, *padding_zyx])
-    lines = max(1, min(MOST_LINES, IN_CACHE // (4 * kernel[0] * TILES * inputs) - kernel[1] + 1))
+    lines = max(1, min(MOST_LINES, IN_CACHE // (4 * kernel[0] * PIECE * inputs) - kernel[1] + 1))
     products = _products(weight)
     pointers = [ctypes.c_void_p(one.data_ptr()) for one in (x, products, biases, sizes)]
     with record_function("odiff::convolution"):
@@ -94,7 +97,7 @@ def _products(weight: Tensor) -> Tensor:
     first, middle, last = weight.float().unbind(-1)
     ends = (first + last) / 2
     four = torch.stack([first, ends + middle / 2, ends - middle / 2, last])
-    in_blocks = four.view(4, outputs // TILES, TILES, inputs // 2, 2, kernel[0] * kernel[1])
+    in_blocks = four.view(4, outputs // CHANNELS, CHANNELS, inputs // 2, 2, kernel[0] * kernel[1])
     return in_blocks.permute(1, 0, 5, 3, 2, 4).to(weight.dtype).contiguous()
 
 
@@ -121,7 +124,7 @@ def weight_gradient(
     # Lines are made up to 64 voxels with Winograd, to 32 without.
     by_winograd = not has_tiles and kernel_zyx[2] == 3 and out[2] % (4 * PAIRS) not in range(1, 2 * PAIRS + 1)
     sizes = torch.tensor([*_sizes(seen, wanted), *kernel_zyx, *padding_zyx])
-    parts = max(8, min(native.PARTS, SUMS // (math.prod(kernel_zyx) * outputs * inputs)))
+    parts = max(LEAST_PARTS, min(MOST_PARTS, SUMS // (math.prod(kernel_zyx) * outputs * inputs)))
     found = torch.zeros(parts, *kernel_zyx[:2], 4 if by_winograd else kernel_zyx[2], outputs, inputs)
     lines = max(1, min(out[1], BLOCKS * 32 // out[2]))
     pointers = [ctypes.c_void_p(one.data_ptr()) for one in (wanted, seen, sizes)]
@@ -145,8 +148,8 @@ def _sizes(x: Tensor, answer: Tensor) -> list[int]:
 def _in_tiles(volume: Tensor) -> Tensor:
     """The volume channels last, with channels of zeros up to whole tiles; itself where it is so."""
     b, c, *size = volume.shape
-    if c % TILES == 0:
+    if c % CHANNELS == 0:
         return volume.contiguous(memory_format=torch.channels_last_3d)
-    table = volume.new_zeros(b, *size, c + -c % TILES)
+    table = volume.new_zeros(b, *size, c + -c % CHANNELS)
     table[..., :c] = volume.permute(0, 2, 3, 4, 1)
     return table.permute(0, 4, 1, 2, 3)

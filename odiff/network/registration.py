@@ -162,9 +162,8 @@ class Registration(nn.Module):
         return together([(self, volumes)])[0]
 
     def _bends(self, small: Tensor) -> Tensor:
-        return torch.cat(
-            [bends(some, self.template, centre_weight(self.template.shape)) for some in small.split(AT_ONCE)]
-        )
+        weight = centre_weight(self.template.shape).to(small)
+        return torch.cat([bends(some, self.template, weight) for some in small.split(AT_ONCE)])
 
 
 @torch.no_grad()

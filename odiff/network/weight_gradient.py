@@ -66,7 +66,7 @@ def _shifted(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> tuple[Tensor, Sigh
 
     Volumes with their margins are tables: a tap sees all of it, so many voxels further on, and in the margins nothing is wanted.
     """
-    padding = _padding(conv)
+    padding = padding_of(conv)
     size = [n + 2 * margin for n, margin in zip(x.shape[2:], padding, strict=True)]
     voxels = len(x) * math.prod(size)
     rows = _whole_chunks(voxels)
@@ -86,7 +86,7 @@ def _shifted(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> tuple[Tensor, Sigh
 
 def _picked(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> tuple[Tensor, Sight]:
     """The same of any stride: what each tap sees is copied."""
-    margins = [n for margin in reversed(_padding(conv)) for n in (margin, margin)]
+    margins = [n for margin in reversed(padding_of(conv)) for n in (margin, margin)]
     seen, size = F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, *margins)), gradient.shape[2:]
     voxels = len(x) * math.prod(size)
     more = _whole_chunks(voxels) - voxels
@@ -102,7 +102,8 @@ def _picked(gradient: Tensor, x: Tensor, conv: nn.Conv3d) -> tuple[Tensor, Sight
     return F.pad(gradient.permute(0, 2, 3, 4, 1).reshape(voxels, -1), (0, 0, 0, more)), sight
 
 
-def _padding(conv: nn.Conv3d) -> list[int]:
+def padding_of(conv: nn.Conv3d) -> list[int]:
+    """In z, y and x."""
     return [int(n) for n in conv.padding]
 
 

@@ -76,7 +76,9 @@ def test_a_layer_and_its_gradients_are_by_the_loops_and_right_within_the_roundin
         assert spread(found.double() - true, true) < 2**-8
 
 
+@needs_convolutions
 def test_others_are_left_to_onednn():
+    assert convolution.is_for_loops(torch.zeros(1, 64, 8, 32, 32), torch.bfloat16, Convolution(64, 64, 3, padding=1))
     cases = {
         "float32": (torch.float32, (1, 64, 8, 32, 32), {}), "a stride": (torch.bfloat16, (1, 64, 8, 32, 32), {"stride": 2}),
         "groups": (torch.bfloat16, (1, 64, 8, 32, 32), {"groups": 2}), "few voxels": (torch.bfloat16, (1, 64, 2, 8, 8), {}),

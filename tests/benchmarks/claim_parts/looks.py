@@ -37,24 +37,23 @@ class Colleague(Predictor):
         )
 
     def _embedded(self, fold: str, images: Images) -> CaseEmbedding:
+        """What `look_ahead` made of them."""
+
+        def kept(what: str, views: Sequence[str]) -> dict[str, list[torch.Tensor]]:
+            return {v: [self.memory[what, fold, v, id(one)] for one in images[v]] for v in views if v in images}
+
         code = self.models.code.get(fold)
-        wanted = self.models.fusion[fold].heads.views, code.code.views if code else ()
-        keys = [
-            {view: [(what, fold, view, id(image)) for image in images[view]] for view in views if view in images}
-            for what, views in zip(("embedded", "code"), wanted, strict=True)
-        ]
-        if not all(key in self.memory for some in keys for of_view in some.values() for key in of_view):
-            return super()._embedded(
-                fold, images
-            )  # of a case whose laterality nobody knows, which was not looked ahead at
-        found = [{view: [self.memory[key] for key in of_view] for view, of_view in some.items()} for some in keys]
-        return CaseEmbedding(*found)
+        views = self.models.fusion[fold].heads.views
+        return CaseEmbedding(kept("embedded", views), kept("code", code.code.views if code else ()))
 
     def look_ahead(self, cases: Sequence[CaseImages]) -> None:
         """Embed all scans of some cases together, which a GPU does nearly as fast as one."""
         for view, networks in self.models.diagnosis.items():
             images = [
-                self._prepare(one, view, case.laterality).image for case in cases for one in case.volumes.get(view, ())
+                self._prepare(one, view, side).image
+                for case in cases
+                for side in self._sides(case)
+                for one in case.volumes.get(view, ())
             ]
             for fold, network in networks.items():
                 self._remember("embedded", fold, view, images, partial(self._embeddings, network, view))
@@ -82,14 +81,15 @@ class Colleague(Predictor):
         if self.plan.views[view].mirror_axes:
             return super()._view_logits(view, images)
         found = [
-            network.head.classify(self.memory["embedded", fold, view, id(image)][None].to(self.device))[0]
-            .float()
-            .cpu()
-            .numpy()
+            self._classified(network, self.memory["embedded", fold, view, id(image)])
             for fold, network in self.models.diagnosis[view].items()
             for image in images
         ]
         return np.mean(found, axis=0)
+
+    def _classified(self, network: DiagnosisNetwork, row: torch.Tensor) -> np.ndarray:
+        logits: np.ndarray = network.head.classify(row[None].to(self.device))[0].float().cpu().numpy()
+        return logits
 
     def _once(self, key: Any, make: Any) -> Any:
         if key not in self.memory:
