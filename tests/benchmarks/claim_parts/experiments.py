@@ -125,6 +125,8 @@ def experiments() -> list[Experiment]:
         for recipe in (SHORT, PAPER_SHORT, PAPER_CLOCK):
             job = Job("knee", recipe, "knee", FEW, seed)
             found += [Experiment(job, task, SEGMENTED) for task in ("segmentation", "diagnosis")]
+        # beside PAPER_CLOCK's, whose learning rate is searched for this view alone too
+        found.append(Experiment(Job("knee", DEFAULT, "knee", FEW, seed), "diagnosis", SEGMENTED))
         for start in ("knee", NONE):
             found.append(Experiment(Job("atlas", DEFAULT, start, FEW, seed), "segmentation", SEGMENTED))
         for joint in ("ankle", "shoulder"):
