@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,13 +10,12 @@ from odiff.dataset import CaseRow, Series
 from odiff.errors import DatasetError
 from odiff.geometry import Volume, write_volume
 from odiff.inference.predictor import Diagnosis, Predictor
+from odiff.inference.provenance import FILE, MadeOf, Provenance, check_same, made_of, read_provenance, write_provenance
 from odiff.plan import Plan
-from odiff.storage import atomic_path, read_json, write_json, write_text
+from odiff.storage import atomic_path, write_text
 from odiff.vocabulary import FUSED
 
 TABLE = "diagnosis.csv"
-SETTINGS = "predict.json"
-CASES = "cases"
 ANSWER = {True: "yes", False: "no"}
 
 
@@ -25,12 +23,12 @@ ANSWER = {True: "yes", False: "no"}
 class OutputFolder:
     """Predictions of one model; everything is written as soon as it is there.
 
-    `settings` is what predict.json holds, under ``cases`` what each case was predicted from; `rows` is diagnosis.csv by case.
+    `rows` is diagnosis.csv by case.
     """
 
     path: Path
     plan: Plan
-    settings: dict[str, Any]
+    provenance: Provenance
     rows: dict[str, dict[str, str]]
 
     def has_mask(self, series: Series, with_probabilities: bool) -> bool:
@@ -45,10 +43,9 @@ class OutputFolder:
         row = self.rows.get(case, {})
         return {key: row.get(key) for key in answers} == answers
 
-    def made_of(self, case: str) -> dict[str, Any]:
-        """What `input_of` said when the case was predicted, and under ``unread`` how many files failed; empty where unknown."""
-        found: dict[str, Any] = self.settings.get(CASES, {}).get(case, {})
-        return found
+    def made_of(self, case: str) -> MadeOf | None:
+        """What an earlier call predicted a case from; None where there was none."""
+        return self.provenance.cases.get(case)
 
     def write_mask(self, series: Series, labels: np.ndarray, volume: Volume, probabilities: np.ndarray | None) -> None:
         """A mask (z, y, x) under the name of its image, and probabilities (classes, z, y, x) beside it where there are any."""
@@ -71,8 +68,8 @@ class OutputFolder:
 
     def close_case(self, case: str, row: CaseRow | None, unread: int) -> None:
         """Note what a case was predicted from."""
-        self.settings.setdefault(CASES, {})[case] = input_of(row) | {"unread": unread}
-        write_json(self.path / SETTINGS, self.settings)
+        self.provenance.cases[case] = made_of(row, unread)
+        write_provenance(self.path / FILE, self.provenance)
 
     def draw_gates(self) -> None:
         """Draw what a gate weighed in all cases, where the picture is not of them yet."""
@@ -94,35 +91,23 @@ def open_output(target: Path, source: Path, predictor: Predictor, series: Sequen
     """
     if source.resolve() == target.resolve():
         raise DatasetError(f"-o {target}: is the folder of the images, which masks would overwrite; choose another -o")
-    now = {
-        "model": predictor.models.identity,
-        "step_size": predictor.step_size,
-        "mirroring": predictor.is_mirroring,
-    }
-    path = target / SETTINGS
+    now = Provenance(
+        predictor.models.identity, predictor.step_size, predictor.is_mirroring, str(predictor.models.folder)
+    )
+    path = target / FILE
     if path.exists():
-        settings: dict[str, Any] = read_json(path, DatasetError, "choose another -o")
-        for key, value in now.items():
-            if settings.get(key) != value:
-                raise DatasetError(
-                    f"{target}: holds predictions made with another {key} ({settings.get(key)!r}, now {value!r}); choose "
-                    "another -o, or delete them"
-                )
+        found = read_provenance(path)
+        check_same(path, found, now)
     else:
         names = [target / one.image.name for one in series] + [target / TABLE]
         if strange := [one for one in names if one.exists() or one.is_symlink()]:
             raise DatasetError(
-                f"{strange[0]}: is there and not written by odiff_predict, which keeps a {SETTINGS} beside ({len(strange)} such "
+                f"{strange[0]}: is there and not written by odiff_predict, which keeps a {FILE} beside ({len(strange)} such "
                 "files); choose another -o"
             )
-        settings = now | {"folder": str(predictor.models.folder)}
-        write_json(path, settings)
-    return OutputFolder(target, predictor.plan, settings, read_table(target / TABLE, predictor.plan))
-
-
-def input_of(row: CaseRow | None) -> dict[str, Any]:
-    """What a case's predictions depend on beside its images: laterality and the columns of the table."""
-    return {"laterality": row.laterality if row else None, "tabular": row.tabular if row else {}}
+        found = now
+        write_provenance(path, found)
+    return OutputFolder(target, predictor.plan, found, read_table(target / TABLE, predictor.plan))
 
 
 def columns(plan: Plan) -> list[str]:

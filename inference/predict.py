@@ -10,8 +10,9 @@ from odiff.data.tabular import Row
 from odiff.dataset import CaseRow, Series
 from odiff.geometry import Volume
 from odiff.inference.input_folder import by_case, case_rows, find_series, notes_on_table, notes_on_views, read_series
-from odiff.inference.output_folder import OutputFolder, input_of, open_output
+from odiff.inference.output_folder import OutputFolder, open_output
 from odiff.inference.predictor import CaseImages, Diagnosis, Predictor
+from odiff.inference.provenance import made_of
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def to_do(
 ) -> ToDo:
     """What was made of other input is made anew."""
     tabular = row.tabular if row else {}
-    before, now = output.made_of(members[0].case), input_of(row)
-    is_other_side = bool(before) and before["laterality"] != now["laterality"]
-    is_other = bool(before) and (is_other_side or before["tabular"] != now["tabular"] or before["unread"] > 0)
+    before, now = output.made_of(members[0].case), made_of(row)
+    is_other_side = before is not None and before.laterality != now.laterality
+    is_other = before is not None and before != now  # files that failed then are tried again
     views = tuple(view for view in predictor.models.diagnosis if any(one.view == view for one in members))
     is_diagnosed = not is_other and output.has_diagnosis(members[0].case, views, predictor.uses_table(views, tabular))
     segment = tuple(

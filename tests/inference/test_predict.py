@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import shutil
 import struct
 import subprocess
@@ -181,6 +182,26 @@ def test_scans_are_never_overwritten_and_strange_files_never_taken_for_predictio
     with pytest.raises(DatasetError, match="not written by odiff_predict"):
         predict_folder(predictor, images, tmp_path / "other")
     assert not (tmp_path / "other" / "predict.json").exists()
+
+
+def test_a_broken_predict_json_says_what_to_do(predictor, images, tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    file = target / "predict.json"
+    now = {"model": predictor.models.identity, "step_size": predictor.step_size, "mirroring": False, "folder": ""}
+    for content, word in (
+        ("[1]", "expected an object"),
+        (json.dumps(now | {"model": 1}), "model: expected str"),
+        (json.dumps(now | {"cases": []}), "cases: expected"),
+        (json.dumps(now | {"cases": {"a": {"laterality": "L"}}}), "'tabular' is missing"),
+        (json.dumps(now | {"step_size": 0.25}), r"another step_size \(0.25, now"),
+        ("{", "broken JSON"),
+    ):
+        file.write_text(content)
+        with pytest.raises(DatasetError, match=f"{word}.*choose another -o"):
+            predict_folder(predictor, images, target)
+        assert file.read_text() == content
+        assert list(target.iterdir()) == [file]
 
 
 def test_what_was_made_of_another_laterality_or_less_is_made_anew(predictor, images, tmp_path):

@@ -1,0 +1,63 @@
+"""predict.json: what the predictions of a folder were made with, and each case's of."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from odiff.data.tabular import Cell
+from odiff.dataset import CaseRow
+from odiff.errors import DatasetError
+from odiff.plan import from_plain, to_plain
+from odiff.storage import read_json, write_json
+
+FILE = "predict.json"
+ADVICE = "choose another -o, or delete this folder of predictions"
+
+
+@dataclass(frozen=True)
+class MadeOf:
+    """What a case's predictions depend on beside its images, laterality and the columns of the table, and how many files failed."""
+
+    laterality: str | None
+    tabular: dict[str, Cell]
+    unread: int = 0
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Weights and settings that all cases of a folder share; `folder` only tells where the weights lay, `cases` grows case by case."""
+
+    model: str
+    step_size: float
+    mirroring: bool
+    folder: str = field(compare=False)
+    cases: dict[str, MadeOf] = field(default_factory=dict, compare=False)
+
+
+def made_of(row: CaseRow | None, unread: int = 0) -> MadeOf:
+    """Of a row of cases.csv, where there is one."""
+    return MadeOf(row.laterality, dict(row.tabular), unread) if row else MadeOf(None, {}, unread)
+
+
+def read_provenance(path: Path) -> Provenance:
+    """Read predict.json; a `DatasetError` where it is broken or holds something else."""
+    content = read_json(path, DatasetError, ADVICE)
+    try:
+        return from_plain(Provenance, content, str(path), DatasetError)
+    except DatasetError as fault:
+        raise DatasetError(f"{fault}; {ADVICE}") from None
+
+
+def write_provenance(path: Path, provenance: Provenance) -> None:
+    """Write predict.json."""
+    write_json(path, to_plain(provenance))
+
+
+def check_same(path: Path, there: Provenance, now: Provenance) -> None:
+    """Raise a `DatasetError` where predictions that are there were made with something else than those to come."""
+    for name in (one.name for one in fields(now) if one.compare):
+        before, value = getattr(there, name), getattr(now, name)
+        if before != value:
+            raise DatasetError(
+                f"{path.parent}: holds predictions made with another {name} ({before!r}, now {value!r}); choose another -o, or "
+                "delete them"
+            )
