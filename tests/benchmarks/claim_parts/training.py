@@ -18,7 +18,7 @@ from odiff.geometry import VIEWS, read_mask, read_volume
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import Predictor
 from odiff.learning.pretrained import ResultsFolder
-from odiff.learning.run import RunSettings
+from odiff.learning.run import ORIGINS, RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.metrics.segmentation import score_case
 from odiff.plan import Plan, read_plan
@@ -143,10 +143,13 @@ def is_pretrained(job: Job, view: str) -> bool:
 
 
 def take_choices(done: RunFolder, new: RunFolder) -> None:
-    """Let a run that was not begun start from the configuration of another, whose choices it keeps as if it were resumed."""
+    """Let a run that was not begun start from the configuration of another, whose choices it keeps as if it were resumed.
+
+    Models that the other stood on are left out: a fusion at another learning rate joins networks of its own.
+    """
     if not new.config.exists():
         new.path.mkdir(parents=True, exist_ok=True)
-        shutil.copy(done.config, new.config)
+        new.write_config({key: value for key, value in done.read_config().items() if key != ORIGINS})
 
 
 def segment(folder: Path, results: ResultsFolder, job: Job, group: str, view: str) -> Path:
