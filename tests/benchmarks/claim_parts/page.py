@@ -109,7 +109,7 @@ def draw(found: Sequence[Finding], path: Path) -> None:
     axes.set_xlabel(
         "difference, 95 % interval\nbar: bound of the interval, diamond: least difference; grey: seeds are missing"
     )
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
 
 
 def page(found: Sequence[Finding], rows: Rows, generator: dict[str, str]) -> str:
