@@ -93,19 +93,18 @@ def to_do(
     predictor: Predictor, output: OutputFolder, members: Sequence[Series], row: CaseRow | None, save_probabilities: bool
 ) -> ToDo:
     """What was made of other input is made anew."""
-    tabular = row.tabular if row else {}
     before, now = output.made_of(members[0].case), made_of(row)
     is_other_side = before is not None and before.laterality != now.laterality
     is_other = before is not None and before != now  # files that failed then are tried again
     views = tuple(view for view in predictor.models.diagnosis if any(one.view == view for one in members))
-    is_diagnosed = not is_other and output.has_diagnosis(members[0].case, views, predictor.uses_table(views, tabular))
+    is_diagnosed = not is_other and output.has_diagnosis(
+        members[0].case, views, predictor.uses_table(views, now.tabular)
+    )
     segment = tuple(
         one for one in members
         if predictor.can_segment(one.view) and (is_other_side or not output.has_mask(one, save_probabilities))
     )  # fmt: skip
-    return ToDo(
-        tuple(members), row.laterality if row else None, tabular, segment, () if is_diagnosed else views, is_other_side
-    )
+    return ToDo(tuple(members), now.laterality, now.tabular, segment, () if is_diagnosed else views, is_other_side)
 
 
 def predict_case(

@@ -10,7 +10,7 @@ from odiff.plan import from_plain, to_plain
 from odiff.storage import read_json, write_json
 
 FILE = "predict.json"
-ADVICE = "choose another -o, or delete this folder of predictions"
+ADVICE = "choose another -o, or delete what is in this one"
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,5 @@ def check_same(path: Path, there: Provenance, now: Provenance) -> None:
         before, value = getattr(there, name), getattr(now, name)
         if before != value:
             raise DatasetError(
-                f"{path.parent}: holds predictions made with another {name} ({before!r}, now {value!r}); choose another -o, or "
-                "delete them"
+                f"{path.parent}: holds predictions made with another {name} ({before!r}, now {value!r}); {ADVICE}"
             )
