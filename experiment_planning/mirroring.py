@@ -32,9 +32,9 @@ def plan_mirroring(
 
 
 def sided_labels(description: DatasetDescription) -> list[str]:
-    """Labels and diagnoses that mean one side, but for the pairs that are swapped on a flip."""
+    """Labels and diagnoses that mean one side, but for the pairs of labels that are swapped on a flip: no diagnosis is."""
     swapped = {name for pair in description.left_right for name in pair}
-    names = [name for name in (*description.labels, *description.diagnoses) if name not in swapped]
+    names = [*(name for name in description.labels if name not in swapped), *description.diagnoses]
     return [name for name in names if any(_is_sided(word) for word in WORDS.findall(name))]
 
 

@@ -15,7 +15,7 @@ from odiff.errors import ImageError
 from odiff.geometry import Grid, Volume, image_from_volume, read_volume, write_volume
 from odiff.inference.input_folder import by_case, case_rows, find_series
 from odiff.inference.predictor import Predictor
-from odiff.learning.segment import values_of_side
+from odiff.learning.segment import class_values
 from odiff.vocabulary import FUSED
 
 OUTSIDE = -1.0
@@ -58,7 +58,7 @@ def fuse_folder(
         shares = [shares_of(predictor, one, volume, laterality) for one, volume in zip(members, volumes, strict=True)]
         for own, path in zip(shares, paths, strict=True):
             fused = fuse_onto(own, [other for other in shares if other.series.view != own.series.view])
-            values = values_of_side(predictor.plan, laterality == "L" and predictor.plan.flip_left_joints)
+            values = class_values(predictor.plan)
             table = torch.tensor(values, dtype=label_type(values)).numpy()
             labels = predictor.cleaned(table[fused.argmax(axis=0)], own.series.view)
             write_volume(path, labels, own.grid, like=own.series.image)

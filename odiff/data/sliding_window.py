@@ -58,7 +58,7 @@ def sliding_window(
 
 def sliding_slabs(
     predict: Predict, volume: Tensor, patch_zyx: Sequence[int], *, step_size: float = 0.5,
-    mirror_axes: Sequence[int] = (), outside: float = AIR,
+    mirror_axes: Sequence[int] = (), swapped: Sequence[int] | None = None, outside: float = AIR,
 ) -> Iterator[Tensor]:  # fmt: skip
     """Predict a volume of any size from its first slice to its last, holding no more of it than one row of tiles.
 
@@ -70,6 +70,7 @@ def sliding_slabs(
     volume : (1, z, y, x); filled up with `outside` on both sides where smaller than the patch.
     step_size : distance of tiles in patches, in (0, 1].
     mirror_axes : spatial axes (0, 1, 2); predictions of all combinations of mirrored patches are averaged.
+    swapped : for each class, the one that it becomes in a mirrored volume, where classes have a side.
 
     Yields
     ------
@@ -82,7 +83,7 @@ def sliding_slabs(
     places = tiles(full, patch_zyx, step_size)
     if len(places) == 1:
         tile = _cut(volume, places[0], margin, outside)
-        slabs = [mirrored(predict, tile, mirror_axes)] if mirror_axes else predict(tile)
+        slabs = [mirrored(predict, tile, mirror_axes, swapped)] if mirror_axes else predict(tile)
         for first, slab in _numbered(slabs):
             low, high = max(margin[0] - first, 0), min(margin[0] + depth - first, slab.shape[1])
             if low < high:
@@ -90,7 +91,7 @@ def sliding_slabs(
         return
     row = TileRow((patch_zyx[0], full[1], full[2]), importance(patch_zyx))
     for number, place in enumerate(places):
-        answer = mirrored(predict, _cut(volume, place, margin, outside), mirror_axes)[0].float().cpu()
+        answer = mirrored(predict, _cut(volume, place, margin, outside), mirror_axes, swapped)[0].float().cpu()
         row.add(answer, place)
         following = places[number + 1][0].start if number + 1 < len(places) else full[0]
         if following > place[0].start:
@@ -168,14 +169,17 @@ def joined_tiles(series: Sequence[Sequence[np.ndarray]]) -> tuple[Tensor, Tensor
     return torch.from_numpy(np.stack([tile for some in series for tile in some])), torch.tensor(owner)
 
 
-def mirrored(predict: Predict, patch: Tensor, mirror_axes: Sequence[int]) -> Tensor:
-    """The mean prediction over all combinations of mirrored axes, each turned back."""
+def mirrored(
+    predict: Predict, patch: Tensor, mirror_axes: Sequence[int], swapped: Sequence[int] | None = None
+) -> Tensor:
+    """The mean prediction over all combinations of mirrored axes, each turned back; two mirrorings leave classes on their side."""
     combinations: list[list[int]] = [[]]
     for axis in mirror_axes:
         combinations += [[*chosen, axis + 2] for chosen in combinations]
     total = _whole(predict(patch), patch)
     for axes in combinations[1:]:
-        total += torch.flip(_whole(predict(torch.flip(patch, axes)), patch), axes)
+        back = torch.flip(_whole(predict(torch.flip(patch, axes)), patch), axes)
+        total += back[:, swapped] if swapped and len(axes) % 2 else back
     return total.div_(len(combinations)) if len(combinations) > 1 else total
 
 

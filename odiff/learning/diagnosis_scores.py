@@ -78,7 +78,7 @@ def read_logits(folder: Path, diagnoses: Sequence[str]) -> dict[str, np.ndarray]
     """Logits (labels,) by case from predictions.csv."""
     path = folder / "predictions.csv"
     try:
-        table = pd.read_csv(path, dtype={"case": str})
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
         return {
             row["case"]: row[[f"{name}_logit" for name in diagnoses]].to_numpy(float) for _, row in table.iterrows()
         }

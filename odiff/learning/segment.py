@@ -74,7 +74,9 @@ def probability_slabs(
     volume = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None].to(device)
     axes = view_plan.mirror_axes if is_mirroring else ()
     tile_zyx = fitted_tile(image.shape, view_plan)
-    yield from sliding_slabs(predict, volume, tile_zyx, step_size=step_size, mirror_axes=axes)
+    yield from sliding_slabs(
+        predict, volume, tile_zyx, step_size=step_size, mirror_axes=axes, swapped=swapped_classes(plan)
+    )
 
 
 def fitted_tile(shape_zyx: Sequence[int], plan: ViewPlan) -> list[int]:
@@ -113,19 +115,20 @@ def labels_on_grid(slabs: Iterable[Tensor], geometry: SeriesGeometry, plan: Plan
 def labels_and_probabilities_on_grid(
     slabs: Iterable[Tensor], geometry: SeriesGeometry, plan: Plan
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `labels_on_grid`, with the class probabilities (classes, z, y, x), float16."""
-    return restore_all(slabs, values_on_grid(geometry, plan), geometry)
+    """As `labels_on_grid`, with the probabilities (classes, z, y, x), float16, of the classes in the file, in `class_values`' order."""
+    swapped = swapped_classes(plan) if geometry.is_mirrored else None
+    in_file = (slab[swapped] for slab in slabs) if swapped else slabs
+    return restore_all(in_file, class_values(plan), geometry)
 
 
 def values_on_grid(geometry: SeriesGeometry, plan: Plan) -> tuple[int, ...]:
-    """The label value of each class in the file."""
-    return values_of_side(plan, geometry.is_mirrored)
+    """The label value in the file of each class: that of the other side where a joint was mirrored."""
+    values, swapped = class_values(plan), swapped_classes(plan)
+    return tuple(values[other] for other in swapped) if swapped and geometry.is_mirrored else values
 
 
-def values_of_side(plan: Plan, is_mirrored: bool) -> tuple[int, ...]:
-    """The label value of each class: that of the other side where a joint was mirrored."""
-    values = class_values(plan)
-    if not is_mirrored:
-        return values
+def swapped_classes(plan: Plan) -> list[int] | None:
+    """For each class the one of the other side, itself where it has none; None where no class has one."""
     other = {a: b for pair in plan.left_right for a, b in (pair, pair[::-1])}
-    return tuple(other.get(value, value) for value in values)
+    values = class_values(plan)
+    return [values.index(other.get(value, value)) for value in values] if other else None

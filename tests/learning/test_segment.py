@@ -1,5 +1,7 @@
 """Segmenting a patch and a volume."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from odiff.geometry import Frame, Grid
 from odiff.learning.segment import (
     build_segmentation,
     fitted_tile,
+    labels_and_probabilities_on_grid,
+    labels_on_grid,
     patch_probabilities,
     probability_slabs,
     values_on_grid,
@@ -78,3 +82,32 @@ def test_sided_labels_change_sides_where_the_joint_was_mirrored(plan):
         for is_mirrored in (False, True)
     }
     assert values == {False: (0, 3, 5, 7), True: (0, 7, 5, 3)}
+
+
+@pytest.mark.parametrize("is_mirrored", [False, True])
+def test_saved_probabilities_are_of_the_structures_in_the_file(plan, is_mirrored):
+    sided = replace(plan, labels={"background": 0, "a": 3, "b": 5, "c": 7}, left_right=((3, 7),))
+    grid = Grid((2, 3, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    frame, crop = Frame((0, 1, 2), (False,) * 3), ((0, 2), (0, 3), (0, 4))
+    geometry = SeriesGeometry(grid, frame, "axial", crop, (2, 3, 4), is_mirrored)
+    scores = torch.from_numpy(np.random.default_rng(0).uniform(size=(4, 2, 3, 4)).astype(np.float32))
+    labels, maps = labels_and_probabilities_on_grid(scores.split(1, dim=1), geometry, sided)
+    assert np.array_equal(labels, np.array([0, 3, 5, 7])[maps.argmax(axis=0)])
+    assert np.array_equal(labels, labels_on_grid(scores.split(1, dim=1), geometry, sided))
+
+
+def test_mirroring_at_test_time_leaves_paired_structures_on_their_side(plan, monkeypatch):
+    view = replace(plan.views["axial"], mirror_axes=(2,))
+    labels = {"background": 0, "left": 1, "right": 2}
+    sided = replace(plan, views={"axial": view}, labels=labels, left_right=((1, 2),))
+    middle = view.patch_zyx[2] // 2
+
+    def perfect(network, patch, step):  # who sees symmetrical anatomy tells the sides by the place alone
+        shares = torch.zeros((1, 3, *patch.shape[2:]))
+        shares[:, 1, ..., middle:] = 1
+        shares[:, 2, ..., :middle] = 1
+        return iter([shares])
+
+    monkeypatch.setattr("odiff.learning.segment.patch_probabilities", perfect)
+    found = torch.cat(list(probability_slabs([None], np.zeros(view.patch_zyx), sided, "axial", CPU)), dim=1)
+    assert torch.equal(found, next(perfect(None, torch.zeros((1, 1, *view.patch_zyx)), 0))[0])

@@ -358,6 +358,13 @@ def test_labels_of_one_side_are_known_however_they_are_written(name, is_sided):
     assert sided_labels(description) == ([name] if is_sided else [])
 
 
+def test_pairs_are_swapped_as_labels_and_never_as_diagnoses():
+    pair, labels = (("MM", "LM"),), {"background": 0, "MM": 1, "LM": 2}
+    masks = DatasetDescription("K", "knee", ".nii.gz", ("axial",), labels, None, False, pair, (), {}, ())
+    assert sided_labels(masks) == []
+    assert sided_labels(replace(masks, diagnoses=("MM", "LM"))) == ["MM", "LM"]
+
+
 def test_a_worker_that_is_killed_is_told():
     with pytest.raises(OdiffError, match=r"a worker process was killed.*-np 1"):
         list(run_parallel(os._exit, [(9,), (9,)], 2, "test"))
