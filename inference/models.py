@@ -10,18 +10,22 @@ from pathlib import Path
 import torch
 
 from odiff.errors import CheckpointError, UsageError
+from odiff.geometry import VIEWS
 from odiff.inference.postprocessing import POSTPROCESSING, Kept, read_postprocessing
+from odiff.inference.trained_plans import plan_of, trained_plans
 from odiff.learning.calibration import StoredCalibration, read_calibration
 from odiff.learning.code_model import CODE, load_code_diagnosis
 from odiff.learning.diagnose import load_diagnosis, load_fusion
 from odiff.learning.pretrained import ResultsFolder
+from odiff.learning.run import check_origins
 from odiff.learning.segment import Segmenter, load_segmentation
 from odiff.learning.tabular_model import TABULAR, TabularModel, load_tabular
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import FusionNetwork
 from odiff.network.shared_code import CodeDiagnosis
-from odiff.plan import Plan, plan_from_plain
+from odiff.plan import Plan
 from odiff.storage import file_digest
+from odiff.training.checkpoint import read_meta
 from odiff.training.run_folder import RunFolder
 from odiff.vocabulary import EVALUATION, FINAL, FUSED, PREDICTED
 
@@ -44,6 +48,8 @@ class Wanted:
 class LoadedModels:
     """Networks by view (and fold), ready to predict; `identity` changes when any of their weights does.
 
+    `segmentation_plans` holds by view the plan that its segmentation was trained with, `plan` what holds for all.
+
     `code` holds the diagnosis from the shared code and `tabular` the late fusion with the case table, each by fold: of every fold of
     `fusion`, or of none. `calibration` is by view,
     and under ``tabular`` that of predictions made with the table.
@@ -52,6 +58,7 @@ class LoadedModels:
     folder: Path
     identity: str
     plan: Plan
+    segmentation_plans: dict[str, Plan]
     segmentation: dict[str, list[Segmenter]]
     diagnosis: dict[str, dict[str, DiagnosisNetwork]]
     fusion: dict[str, FusionNetwork]
@@ -75,25 +82,19 @@ def load_models(
     """
     wanted = wanted or Wanted()
     results = ResultsFolder(folder, wanted.label_fraction)
-    plan = find_plan(folder)
-    segmentation, diagnosis = {}, {}
-    used: list[Path] = []
-    for view in plan.views:
-        runs = trained(results, view, "segmentation", folds) if "segmentation" in wanted.tasks else {}
-        if runs:
-            paths = [weights(run, checkpoint) for run in runs.values()]
-            segmentation[view] = [load_segmentation(path, plan, view, device) for path in paths]
-            used += paths
-        runs = trained(results, view, "diagnosis", folds) if diagnoses_with(wanted, view) else {}
-        if runs:
-            of_fold = {f: weights(run, checkpoint) for f, run in runs.items()}
-            diagnosis[view] = {f: load_diagnosis(path, plan, view, device) for f, path in of_fold.items()}
-            used += of_fold.values()
-    runs = trained(results, FUSED, "diagnosis", folds) if diagnoses_with(wanted, FUSED) else {}
-    if runs and not is_as_validated(checkpoint, wanted):
-        runs = {}
-    fused = {fold: run.checkpoint(FINAL) for fold, run in runs.items()}
-    check_found(folder, plan, folds, wanted, segmentation, fused if wanted.diagnose_by == FUSED else diagnosis)
+    chosen = choose_runs(results, folds, checkpoint, wanted)
+    check_found(folder, folds, wanted, chosen)
+    plans = trained_plans(chosen.segmentation, chosen.diagnosis)
+    plan = plans.plan
+    segmentation = {
+        view: [load_segmentation(path, plans.segmentation[view], view, device) for path in runs.values()]
+        for view, runs in chosen.segmentation.items()
+    }
+    diagnosis = {
+        view: {fold: load_diagnosis(path, plan_of(path), view, device) for fold, path in runs.items()}
+        for view, runs in chosen.diagnosis.items()
+    }
+    fused = with_their_views(chosen, wanted)
     fusion = {
         fold: load_fusion(path, len(plan.diagnoses), {v: n[fold] for v, n in diagnosis.items() if fold in n})
         for fold, path in fused.items()
@@ -102,14 +103,74 @@ def load_models(
         {fold: RunFolder(path.parent).checkpoint(CODE) for fold, path in fused.items()},
         "diagnosis from the shared code",
     )
-    codes = {fold: load_code_diagnosis(path, plan) for fold, path in code_files.items()}
+    codes = {fold: load_code_diagnosis(path, plan_of(fused[fold])) for fold, path in code_files.items()}
     tables = tabular_checkpoints(results, tuple(fused))
     tabular = {fold: load_tabular(path, len(plan.diagnoses)) for fold, path in tables.items()}
+    for fold, path in tables.items():
+        check_origins(RunFolder(path.parent), {"fusion": fused[fold]})
     calibration = usable_calibrations(results, (*diagnosis, FUSED), folds) if checkpoint == FINAL else {}
     kept = {view: names for view, names in read_postprocessing(folder, plan).items() if view in segmentation}
     decided = [folder / POSTPROCESSING] if any(kept.values()) else []
+    used = [
+        path
+        for of_view in (chosen.segmentation, chosen.diagnosis)
+        for runs in of_view.values()
+        for path in runs.values()
+    ]
     identity = digest_of([*used, *fused.values(), *code_files.values(), *tables.values(), *decided], folder)
-    return LoadedModels(folder, identity, plan, segmentation, diagnosis, fusion, codes, tabular, calibration, kept)
+    return LoadedModels(
+        folder, identity, plan, plans.segmentation, segmentation, diagnosis, fusion, codes, tabular, calibration, kept
+    )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The checkpoints to predict with: by view and fold, and the fusions by fold."""
+
+    segmentation: dict[str, dict[str, Path]]
+    diagnosis: dict[str, dict[str, Path]]
+    fused: dict[str, Path]
+
+
+def choose_runs(results: ResultsFolder, folds: Sequence[str] | None, checkpoint: str, wanted: Wanted) -> Chosen:
+    """What is trained of what is wanted."""
+
+    def of_task(task: str, views: Sequence[str]) -> dict[str, dict[str, Path]]:
+        runs = {view: trained(results, view, task, folds) for view in views}
+        return {
+            view: {fold: weights(run, checkpoint) for fold, run in some.items()} for view, some in runs.items() if some
+        }
+
+    segmentation = of_task("segmentation", VIEWS) if "segmentation" in wanted.tasks else {}
+    diagnosis = of_task("diagnosis", [view for view in VIEWS if diagnoses_with(wanted, view)])
+    fused = trained(results, FUSED, "diagnosis", folds) if diagnoses_with(wanted, FUSED) else {}
+    if fused and not is_as_validated(checkpoint, wanted):
+        fused = {}
+    return Chosen(segmentation, diagnosis, {fold: run.checkpoint(FINAL) for fold, run in fused.items()})
+
+
+def with_their_views(chosen: Chosen, wanted: Wanted) -> dict[str, Path]:
+    """The fusions of folds that the views' networks are of too, which must be those that the fusion was learnt on.
+
+    Raises
+    ------
+    CheckpointError
+        A view was trained again since; or the fusion is asked for, and of none of its folds is every view chosen.
+    """
+    found = {}
+    for fold, path in chosen.fused.items():
+        views = {view: chosen.diagnosis.get(view, {}).get(fold) for view in read_meta(path)["fused_views"]}
+        if missing := [view for view, of_view in views.items() if of_view is None]:
+            advice = f"predict with -f {fold}, or train fused for the folds of its views"
+            log.warning("%s: is left out, the view %s is used in other folds; %s", path, missing[0], advice)
+            continue
+        check_origins(RunFolder(path.parent), views)
+        found[fold] = path
+    if chosen.fused and not found and wanted.diagnose_by == FUSED:
+        raise CheckpointError(
+            f"{next(iter(chosen.fused.values()))}: no fold has the fusion and the networks of all its views"
+        )
+    return found
 
 
 def is_as_validated(checkpoint: str, wanted: Wanted) -> bool:
@@ -135,20 +196,19 @@ def diagnoses_with(wanted: Wanted, view: str) -> bool:
     return wanted.diagnose_by is None or wanted.diagnose_by in (view, FUSED)
 
 
-def check_found(
-    folder: Path, plan: Plan, folds: Sequence[str] | None, wanted: Wanted, segmentation: object, diagnosis: object
-) -> None:
-    """Raise a `CheckpointError` where there is no model of what is wanted; `segmentation` and `diagnosis` are falsy where empty."""
+def check_found(folder: Path, folds: Sequence[str] | None, wanted: Wanted, chosen: Chosen) -> None:
+    """Raise a `CheckpointError` where there is no model of what is wanted."""
+    dataset, diagnosis = folder.resolve().parent.name, chosen.fused if wanted.diagnose_by == FUSED else chosen.diagnosis
     of_folds = f" of fold {', '.join(folds)}" if folds else ""
-    if not segmentation and not diagnosis:
+    if not chosen.segmentation and not diagnosis:
         task = f"{wanted.tasks[0]} " if len(wanted.tasks) == 1 else ""
         raise CheckpointError(
-            f"{folder}: no trained {task}model{of_folds}; train one first: odiff_train {plan.dataset} VIEW"
+            f"{folder}: no trained {task}model{of_folds}; train one first: odiff_train {dataset} VIEW"
         )
     if wanted.diagnose_by and "diagnosis" in wanted.tasks and not diagnosis:
         raise CheckpointError(
             f"{folder}: no trained {wanted.diagnose_by} diagnosis model{of_folds}; train it first: "
-            f"odiff_train {plan.dataset} {wanted.diagnose_by} --task diagnosis"
+            f"odiff_train {dataset} {wanted.diagnose_by} --task diagnosis"
         )
 
 
@@ -208,22 +268,6 @@ def weights(run: RunFolder, kind: str) -> Path:
     """The checkpoint to use; a run without ``best`` (nothing to validate on) gives ``final``."""
     path = run.checkpoint(kind)
     return path if path.exists() else run.checkpoint("final")
-
-
-def find_plan(folder: Path) -> Plan:
-    """The plan stored with any run in a results folder.
-
-    Raises
-    ------
-    CheckpointError
-        There is no run at all.
-    """
-    places = ("*/*", "*/*/fold_*", "*/*/fraction_*/fold_*")
-    configs = [path for place in places for path in sorted(folder.glob(f"{place}/config.json"))]
-    for path in configs:
-        if ".old-" not in str(path.relative_to(folder)):
-            return plan_from_plain(RunFolder(path.parent).read_config()["plan"], str(path))
-    raise CheckpointError(f"{folder}: no trained model; train one first with odiff_train DATASET VIEW")
 
 
 def plan_folders(dataset: Path) -> list[Path]:

@@ -125,7 +125,7 @@ class Predictor:
     def segment(self, volume: Volume, view: str, laterality: str | None = None) -> np.ndarray:
         """Label values (z, y, x) on the volume's own grid."""
         slabs, prepared = self._slabs(volume, view, laterality)
-        return self.cleaned(labels_on_grid(slabs, prepared.geometry, self.plan), view)
+        return self.cleaned(labels_on_grid(slabs, prepared.geometry, self.models.segmentation_plans[view]), view)
 
     def segment_with_probabilities(
         self, volume: Volume, view: str, laterality: str | None = None
@@ -135,7 +135,8 @@ class Predictor:
         What `odiff_evaluate` found to help is done to the labels alone: small components are dropped.
         """
         slabs, prepared = self._slabs(volume, view, laterality)
-        labels, probabilities = labels_and_probabilities_on_grid(slabs, prepared.geometry, self.plan)
+        plan = self.models.segmentation_plans[view]
+        labels, probabilities = labels_and_probabilities_on_grid(slabs, prepared.geometry, plan)
         return self.cleaned(labels, view), probabilities
 
     def cleaned(self, labels: np.ndarray, view: str) -> np.ndarray:
@@ -154,16 +155,10 @@ class Predictor:
             raise CheckpointError(
                 f"{self.models.folder}: no trained segmentation model of view {view}; run odiff_train for it"
             )
-        prepared = self._prepare(volume, view, laterality)
-        networks = self.models.segmentation[view]
-        slabs = probability_slabs(
-            networks, prepared.image, self.plan, view, self.device, self.step_size, self.is_mirroring
-        )
+        networks, plan = self.models.segmentation[view], self.models.segmentation_plans[view]
+        prepared = _prepared(volume, plan, view, laterality)
+        slabs = probability_slabs(networks, prepared.image, plan, view, self.device, self.step_size, self.is_mirroring)
         return slabs, prepared
-
-    def _prepare(self, volume: Volume, view: str, laterality: str | None) -> PreparedVolume:
-        is_left = laterality == "L" and self.plan.flip_left_joints
-        return prepare(volume, None, self.plan.views[view], is_left)
 
     def diagnose(self, case: CaseImages) -> Diagnosis:
         """Probabilities of one case from all its views that have a model.
@@ -222,7 +217,9 @@ class Predictor:
     ) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
         """Logits (labels,), and what a gate weighed."""
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            waiting = {v: [pool.submit(self._prepare, one, v, laterality) for one in case.volumes[v]] for v in views}
+            waiting = {
+                v: [pool.submit(_prepared, one, self.plan, v, laterality) for one in case.volumes[v]] for v in views
+            }
             prepared = {v: [one.result().image for one in some] for v, some in waiting.items()}
         if self._uses_fusion(views):
             fused = [self._fused(fold, prepared, case.tabular) for fold in self.models.fusion]
@@ -266,3 +263,8 @@ class Predictor:
         logits = fused.numpy()
         table = self.models.tabular.get(fold)
         return (table.mix(logits, [row]) if table else logits)[0], gates
+
+
+def _prepared(volume: Volume, plan: Plan, view: str, laterality: str | None) -> PreparedVolume:
+    """A volume as the networks of `plan` want it."""
+    return prepare(volume, None, plan.views[view], laterality == "L" and plan.flip_left_joints)

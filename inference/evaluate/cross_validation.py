@@ -12,10 +12,12 @@ from odiff.data.tabular import has_table
 from odiff.dataset import CaseRow, DatasetDescription, parse_name, read_description
 from odiff.errors import CheckpointError, DatasetError
 from odiff.experiment_planning.parallel import run_parallel
+from odiff.geometry import VIEWS
 from odiff.inference.evaluate.probabilities import table_of
 from odiff.inference.evaluate.scoring import StoredScores, Structures, score_validation, structures_of
 from odiff.inference.evaluate.tables import VIEW, DiagnosisTable, Evaluation, Rows, segmentation_table
-from odiff.inference.models import find_plan, plan_folders, tabular_checkpoints
+from odiff.inference.models import plan_folders, tabular_checkpoints
+from odiff.inference.trained_plans import trained_plans
 from odiff.learning.calibration import read_calibration
 from odiff.learning.context import ALL
 from odiff.learning.diagnosis_scores import read_logits
@@ -23,7 +25,7 @@ from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.tabular_model import TABULAR
 from odiff.metrics.calibration import cross_fitted, expit
 from odiff.plan import Plan
-from odiff.vocabulary import FUSED
+from odiff.vocabulary import FINAL, FUSED, PREDICTED
 
 log = logging.getLogger(__name__)
 DiceGain = dict[str, tuple[float, float]]
@@ -81,12 +83,9 @@ def collect_variants(results: Path, prepared: Prepared, processes: int) -> tuple
     found: list[Variant] = []
     notes: list[str] = []
     for folder in plan_folders(results):
-        try:
-            plan = find_plan(folder)
-        except CheckpointError:
-            notes.append(f"{folder}: no trained model, passed over")
-            continue
-        variants = [_variant(folder, plan, view, prepared, processes) for view in (*plan.views, FUSED)]
+        variants = [_variant(ResultsFolder(folder), view, prepared, processes) for view in (*VIEWS, FUSED)]
+        if not any(variants):
+            notes.append(f"{folder}: no validation predictions of single folds, passed over")
         found += [one for one in variants if one is not None]
     if not found:
         raise CheckpointError(
@@ -95,8 +94,12 @@ def collect_variants(results: Path, prepared: Prepared, processes: int) -> tuple
     return found, notes
 
 
-def _variant(folder: Path, plan: Plan, view: str, prepared: Prepared, processes: int) -> Variant | None:
-    results = ResultsFolder(folder)
+def _variant(results: ResultsFolder, view: str, prepared: Prepared, processes: int) -> Variant | None:
+    """Scores of one view, or ``fused``, out of its single folds, which validate on something."""
+    masks, labels = (_checkpoints(results, view, task) for task in PREDICTED)
+    if not masks and not labels:
+        return None
+    plan = trained_plans(masks, labels).plan
     prepared = replace(prepared, description=as_planned(prepared.description, plan))
     segmentation, gain = None, {}
     if view != FUSED:
@@ -111,7 +114,14 @@ def _variant(folder: Path, plan: Plan, view: str, prepared: Prepared, processes:
     diagnosis = out_of_fold(results, view, plan, prepared)
     if segmentation is None and diagnosis is None:
         return None
-    return Variant(folder.name, view, folder, Evaluation(segmentation, diagnosis), gain, fusion_of(results, view))
+    evaluation = Evaluation(segmentation, diagnosis)
+    return Variant(results.path.name, view, results.path, evaluation, gain, fusion_of(results, view))
+
+
+def _checkpoints(results: ResultsFolder, view: str, task: str) -> dict[str, dict[str, Path]]:
+    """Those of the single folds of a task, by view and fold; empty without any."""
+    found = {fold: results.task(view, task, fold).checkpoint(FINAL) for fold in single_folds(results, view, task)}
+    return {view: found} if found else {}
 
 
 def as_planned(description: DatasetDescription, plan: Plan) -> DatasetDescription:

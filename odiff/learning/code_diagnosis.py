@@ -25,7 +25,7 @@ from odiff.learning.pretrained import ResultsFolder, named_checkpoint, results_o
 from odiff.learning.run import check_fit, plan_of_view
 from odiff.learning.subsets import FEWEST
 from odiff.network.shared_code import CodeDiagnosis, SharedCode, set_number
-from odiff.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from odiff.training.checkpoint import load_weights, read_checkpoint, read_meta, save_checkpoint
 from odiff.training.run_folder import RunFolder
 from odiff.vocabulary import FUSED
 
@@ -100,7 +100,7 @@ def find_code(wanted: str, results: ResultsFolder, results_root: Path | None, jo
 
 def joint_of(path: Path) -> str:
     """The joint whose views a shared code is of; a `CheckpointError` where the file holds none."""
-    meta = read_checkpoint(path).meta
+    meta = read_meta(path)
     if meta.get("view") != FUSED or "code_views" not in meta:
         raise CheckpointError(
             f"{path}: holds no shared code of views; learn one with odiff_train DATASET fused --task pretrain"

@@ -115,6 +115,11 @@ def stands_on(config: Mapping[str, Any], **paths: Path | None) -> bool:
     return bool(config.get(ORIGINS) == origins(**paths)[ORIGINS])
 
 
+def check_origins(run: RunFolder, files: Mapping[str, Path]) -> None:
+    """Raise a `CheckpointError` where a trained run stands on other models than these files, by name, hold now."""
+    _check_origins(run, run.read_config().get(ORIGINS) or {}, origins(**files)[ORIGINS])
+
+
 def _check_origins(run: RunFolder, stored: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Raise a `CheckpointError` where what the run stands on was trained again since; earlier versions did not store it."""
     for name, digest in now.items():

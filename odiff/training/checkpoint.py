@@ -3,7 +3,8 @@
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
     CheckpointError
         The file is missing, truncated, not one of odiff's, or of a version that named its tensors otherwise.
     """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        return Checkpoint(path, tensors, _described(path, file))
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What a checkpoint was saved with, without its tensors.
+
+    Raises
+    ------
+    CheckpointError
+        As `read_checkpoint` raises it.
+    """
+    with _opened(path) as file:
+        return _described(path, file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file of a checkpoint, its faults as `CheckpointError`."""
     try:
         with safe_open(path, framework="pt") as file:
-            meta = (file.metadata() or {}).get("odiff")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            yield file
     except FileNotFoundError:  # also of one that may not be read
         if path.exists():
             raise CheckpointError(f"{path}: you may not read it; change its permissions") from None
@@ -68,15 +88,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: damaged checkpoint ({fault}); train it again with odiff_train --restart"
         ) from None
+
+
+def _described(path: Path, file: Any) -> dict[str, Any]:
+    """The description in an open checkpoint, which is of this format."""
+    meta = (file.metadata() or {}).get("odiff")
     if meta is None:
         raise CheckpointError(f"{path}: not a checkpoint of odiff: it has no description")
-    described = json.loads(meta)
+    described: dict[str, Any] = json.loads(meta)
     if described.get("format", FORMAT) != FORMAT:
         raise CheckpointError(
             f"{path}: written by odiff {described.get('odiff')} in format {described['format']}, this one reads {FORMAT}; train again "
             "with odiff_train --restart"
         )
-    return Checkpoint(path, tensors, described)
+    return described
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from odiff.data.store import open_array, read_stored
 from odiff.geometry import Grid, write_volume
 from odiff.inference.evaluate.command import main
 from odiff.plan import read_plan, to_plain
+from odiff.training.checkpoint import save_checkpoint
 
 LABELS = {"background": 0, "femur": 1, "femoral_cartilage": 4}
 DIAGNOSES = ("ACL", "MM")
@@ -146,8 +147,9 @@ def leave_run(folder, results, plan, is_good):
         for fold in (0, 1):
             run = results / view / task / f"fold_{fold}"
             (run / "validation").mkdir(parents=True)
-            (run / "checkpoint_final.safetensors").write_bytes(b"")
-            (run / "config.json").write_text(json.dumps({"plan": to_plain(plan), "variant": "concat"}))
+            meta = {"plan": to_plain(plan), "variant": "concat"}
+            save_checkpoint(run / "checkpoint_final.safetensors", {}, meta)
+            (run / "config.json").write_text(json.dumps(meta))
             members = cases[fold::2]
             if task == "segmentation":
                 leave_masks(folder / f"{plan.name}_axial", members, run / "validation", is_good)

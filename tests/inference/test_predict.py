@@ -24,6 +24,7 @@ from odiff.learning.calibration import StoredCalibration
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.metrics.calibration import identity
+from odiff.training.checkpoint import read_checkpoint, save_checkpoint
 
 FEW = (
     "segmentation.steps=2", "diagnosis.steps=2", "diagnosis.head_steps=2", "fusion.steps=2", "pretrain.steps=2",
@@ -264,6 +265,39 @@ def test_best_models_are_not_fused_nor_calibrated_by_what_was_learnt_on_final_on
     assert "fusion and calibration were learnt on final models" in caplog.text
     with pytest.raises(UsageError, match="--checkpoint best"):
         Predictor(model, checkpoint="best", diagnose_by="fused")
+
+
+def test_models_answer_as_they_were_trained_whatever_lies_beside_them(model, images, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(model, moved)
+    config = json.loads((model / "axial" / "segmentation" / "fold_0" / "config.json").read_text())
+    config["plan"] |= {"labels": {}, "diagnoses": [], "left_right": []}
+    (moved / "axial" / "pretrain").mkdir()  # of before there were labels
+    (moved / "axial" / "pretrain" / "config.json").write_text(json.dumps(config))
+    outcome = predict_folder(Predictor(moved), images, tmp_path / "out")
+    assert (outcome.segmented, outcome.diagnosed) == (2, 2)
+
+
+def test_a_fusion_of_networks_that_were_trained_again_is_refused(model, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(model, moved)
+    path = moved / "sagittal" / "diagnosis" / "fold_0" / "checkpoint_final.safetensors"
+    checkpoint = read_checkpoint(path)
+    name = next(iter(checkpoint.tensors))
+    save_checkpoint(path, checkpoint.tensors | {name: checkpoint.tensors[name] + 1}, checkpoint.meta)
+    with pytest.raises(CheckpointError, match=r"fused.*stands on the sagittal model as it was.*--restart"):
+        Predictor(moved)
+    assert Predictor(moved, diagnose_by="sagittal").can_diagnose()
+
+
+def test_a_fusion_of_other_folds_than_its_views_is_left_out(model, tmp_path, caplog):
+    moved = tmp_path / "moved"
+    shutil.copytree(model, moved)
+    (moved / "fused" / "diagnosis" / "fold_0").rename(moved / "fused" / "diagnosis" / "fold_all")
+    assert not Predictor(moved).models.fusion
+    assert "predict with -f all" in caplog.text
+    with pytest.raises(CheckpointError, match="no fold has the fusion and the networks of all its views"):
+        Predictor(moved, diagnose_by="fused")
 
 
 def test_a_plan_that_is_asked_for_is_never_replaced_by_another(tmp_path):
