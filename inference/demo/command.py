@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from odiff.cli.runner import DONE, parser, run
 from odiff.errors import UsageError
-from odiff.phantom import JOINTS, write_phantom_dataset
+from odiff.inference.demo.dataset import write_dataset
+from odiff.phantom import JOINTS
 from odiff.phantom.acquisition import SIZES
 from odiff.phantom.atlas import AtlasSource, read_atlas_labels
 
@@ -72,7 +73,7 @@ def _body(arguments: argparse.Namespace) -> int:
     if arguments.write_dataset:
         atlas = _atlas(arguments) if arguments.atlas else None
         with tqdm(total=arguments.cases + arguments.test_cases, desc="phantom", unit="case") as bar:
-            write_phantom_dataset(
+            write_dataset(
                 arguments.write_dataset, joint=arguments.joint, cases=arguments.cases, seed=arguments.seed,
                 test_cases=arguments.test_cases, size=arguments.size, processes=arguments.processes, progress=bar.update,
                 atlas=atlas, messy=arguments.messy, centers=tuple(arguments.centers),

@@ -14,6 +14,7 @@ import torch
 from odiff.dataset import list_series
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.geometry import VIEWS
+from odiff.inference.demo.dataset import write_dataset
 from odiff.inference.demo.memory import PeakMemory
 from odiff.inference.demo.scores import (
     HeldOut,
@@ -31,7 +32,6 @@ from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.metrics.classification import label_score, macro_score
 from odiff.network.diagnosis import FeatureChoice
-from odiff.phantom import write_phantom_dataset
 from odiff.storage import write_json
 from odiff.training.device import loading_processes
 
@@ -90,7 +90,7 @@ def train_demo(folder: Path, settings: DemoSettings, say: Callable[[str], object
     raw, preprocessed, results = (folder / name for name in ("raw", "preprocessed", "results"))
     if not (raw / DATASET / "dataset.json").exists():
         say(f"writing {settings.cases} + {settings.test_cases} phantom knees -> {raw / DATASET}\n")
-        write_phantom_dataset(
+        write_dataset(
             raw / DATASET, joint="knee", cases=settings.cases, seed=settings.seed, test_cases=settings.test_cases,
             masked_cases=settings.masked_cases, processes=settings.processes,
         )  # fmt: skip

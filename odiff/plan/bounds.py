@@ -1,12 +1,13 @@
 """Values of a plan that no run can work with, found before anything starts."""
 
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from odiff.errors import PlanError
 from odiff.plan.parse import to_plain
-from odiff.plan.schema import SCHEMA_VERSION, DiffusionPlan, NetworkPlan, Normalisation, Plan, ViewPlan
+from odiff.plan.schema import SCHEMA_VERSION, Augmentation, DiffusionPlan, NetworkPlan, Normalisation, Plan, ViewPlan
 
 SCHEDULES = ("cosine", "linear")
 PREDICTIONS = ("x0", "epsilon", "v")
@@ -40,6 +41,19 @@ def check_plan(plan: Plan, where: str) -> None:
         _above(where, f"{name}.learning_rate", recipe.learning_rate, 0)
         for every in ("checkpoint_every", "validate_every", "batch_size"):
             _at_least(where, f"{name}.{every}", getattr(recipe, every, 1), 1)
+        for least in (
+            "weight_decay",
+            "gradient_clip",
+            "warmup_steps",
+            "head_steps",
+            "dice_weight",
+            "cross_entropy_weight",
+        ):
+            _at_least(where, f"{name}.{least}", getattr(recipe, least, 0), 0)
+        for share in ("ema_decay", "second_beta", "dropout"):
+            _within_but(where, f"{name}.{share}", getattr(recipe, share, 0))
+        if hasattr(recipe, "augmentation"):
+            _check_augmentation(recipe.augmentation, where, f"{name}.augmentation")
     _one_of(where, "fusion.variant", plan.fusion.variant, FUSIONS)
     _at_least(where, "fusion.tabular_steps", plan.fusion.tabular_steps, 1)
     _above(where, "fusion.tabular_rate", plan.fusion.tabular_rate, 0)
@@ -50,11 +64,18 @@ def check_plan(plan: Plan, where: str) -> None:
     _at_least(where, "pretrain.ema_every", plan.pretrain.ema_every, 1)
     _one_of(where, "segmentation.head", plan.segmentation.head, HEADS)
     _one_of(where, "segmentation.class_weighting", plan.segmentation.class_weighting, CLASS_WEIGHTINGS)
+    _within(where, "segmentation.foreground_fraction", plan.segmentation.foreground_fraction, 0, 1)
     _one_of(where, "diagnosis.pooling", plan.diagnosis.pooling, POOLINGS)
     for view in plan.views.values():
         _check_view(view, where)
         time_steps, step = view.diffusion.time_steps, plan.segmentation.time_step
         _within(where, f"segmentation.time_step, in {view.view}", step, 0, time_steps - 1)
+
+
+def _check_augmentation(augmentation: Augmentation, where: str, at: str) -> None:
+    for field in fields(augmentation):
+        _at_least(where, f"{at}.{field.name}", getattr(augmentation, field.name), 0)
+    _within(where, f"{at}.probability", augmentation.probability, 0, 1)
 
 
 def _check_view(view: ViewPlan, where: str) -> None:
@@ -111,8 +132,9 @@ def _check_diffusion(diffusion: DiffusionPlan, where: str, at: str) -> None:
     _one_of(where, f"{at}.loss_weighting", diffusion.loss_weighting, WEIGHTINGS)
     for step in diffusion.probe_time_steps:
         _within(where, f"{at}.probe_time_steps", step, 0, diffusion.time_steps - 1)
-    if not 0 <= diffusion.mask_fraction < 1:
-        raise PlanError(f"{where}: {at}.mask_fraction must be in [0, 1), got {diffusion.mask_fraction}")
+    _within_but(where, f"{at}.mask_fraction", diffusion.mask_fraction)
+    for axis, size in enumerate(diffusion.mask_block_zyx):
+        _at_least(where, f"{at}.mask_block_zyx[{axis}]", size, 1)
 
 
 def _at_least(where: str, field: str, value: Any, bound: float) -> None:
@@ -128,6 +150,11 @@ def _above(where: str, field: str, value: Any, bound: float) -> None:
 def _within(where: str, field: str, value: Any, low: float, high: float) -> None:
     if not low <= value <= high:
         raise PlanError(f"{where}: {field} must be {low:g} to {high:g}, got {value}")
+
+
+def _within_but(where: str, field: str, value: Any) -> None:
+    if not 0 <= value < 1:
+        raise PlanError(f"{where}: {field} must be in [0, 1), got {value}")
 
 
 def _all_finite(where: str, field: str, value: Any) -> None:
