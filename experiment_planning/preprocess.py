@@ -13,13 +13,14 @@ import numpy as np
 from odiff.data.index import PreparedCase, PreparedDataset, PreparedSeries, drop_index, write_index
 from odiff.data.labels import mark_unknown
 from odiff.data.preprocessing import prepare
+from odiff.data.recipe import recipe_of, write_recipe
 from odiff.data.store import FORMAT, read_stored, write_array, write_prepared
 from odiff.dataset import Case, Dataset, Series, make_splits, read_splits
 from odiff.errors import DatasetError, OdiffError
 from odiff.experiment_planning.fingerprint import file_stamp
 from odiff.experiment_planning.parallel import run_parallel
 from odiff.geometry import Grid, read_mask, read_volume
-from odiff.plan import Plan, to_plain
+from odiff.plan import Plan
 from odiff.storage import write_json
 
 SPLITS = "splits_final.json"
@@ -59,6 +60,9 @@ def preprocess_dataset(
         drop_index(preprocessed)
     for _ in run_parallel(preprocess_series, jobs, processes, "preprocess"):
         pass
+    for view in plan.views:
+        if (folder := view_folder(preprocessed, plan, view)).exists():
+            write_recipe(folder, plan, view)
     copy_description(dataset.folder, preprocessed)
     write_splits(dataset, preprocessed)
     cases = tuple(_prepared_case(case, plan) for case in dataset.cases)
@@ -73,11 +77,7 @@ def is_mirrored(laterality: str | None, plan: Plan, view: str) -> bool:
 
 def preprocess_stamp(series: Series, plan: Plan, is_left: bool) -> str:
     """Changes with the files of the series and with every plan field that preprocessing reads."""
-    view = plan.views[series.view]
-    read = [
-        file_stamp(series), view.spacing_zyx_mm, to_plain(view.normalisation), plan.ignore_label, plan.sparse_slices,
-        plan.left_right, is_left, FORMAT, *((view.grid, view.patch_zyx) if view.grid != "canonical" else ()),
-    ]  # fmt: skip
+    read = [file_stamp(series), recipe_of(plan, series.view), is_left, FORMAT]
     return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]
 
 

@@ -164,7 +164,7 @@ def with_their_views(chosen: Chosen, wanted: Wanted) -> dict[str, Path]:
             advice = f"predict with -f {fold}, or train fused for the folds of its views"
             log.warning("%s: is left out, the view %s is used in other folds; %s", path, missing[0], advice)
             continue
-        check_origins(RunFolder(path.parent), views)
+        check_origins(RunFolder(path.parent), {view: one for view, one in views.items() if one})
         found[fold] = path
     if chosen.fused and not found and wanted.diagnose_by == FUSED:
         raise CheckpointError(

@@ -76,7 +76,8 @@ def run(program: str, body: Callable[[], int], is_verbose: bool = False) -> int:
         sys.stderr.write(f"{program}: error: {error}\n")
         return USERS
     except KeyboardInterrupt:
-        sys.stderr.write(f"\n{program}: interrupted; the same command goes on from the last checkpoint\n")
+        again = "the same command without --restart" if "--restart" in sys.argv else "the same command"
+        sys.stderr.write(f"\n{program}: interrupted; {again} goes on from the last checkpoint\n")
         return INTERRUPTED
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):

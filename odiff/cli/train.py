@@ -55,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         help="train this network of MONAI from scratch instead; results go to PLAN_BASELINE",
     )
     result.add_argument("--validate-only", action="store_true", help="predict and score the validation cases again")
-    result.add_argument("--restart", action="store_true", help="move an earlier run aside and start anew")
+    result.add_argument(
+        "--restart",
+        action="store_true",
+        help="move earlier runs aside and start anew; pretraining only where --task pretrain names it",
+    )
     add_roots(result, "preprocessed", "results")
     return result
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from odiff.data.index import PreparedCase, PreparedDataset, read_index
+from odiff.data.recipe import check_recipe
 from odiff.dataset import Split, find_dataset, read_splits
 from odiff.errors import DatasetError, PlanError, UsageError
 from odiff.learning.pretrained import ResultsFolder
+from odiff.network.backbone import block_names
 from odiff.network.baselines import with_baseline
 from odiff.plan import Plan, read_plan
 from odiff.plan.parse import closest
@@ -83,7 +85,7 @@ def open_context(
     Raises
     ------
     PlanError
-        The dataset was not planned yet; the message names odiff_plan_and_preprocess.
+        The dataset was not planned yet, or preprocessed with another plan; the message names odiff_plan_and_preprocess.
     """
     try:
         folder = find_dataset(preprocessed, wanted)
@@ -93,6 +95,13 @@ def open_context(
         raise PlanError(f"{folder / PLANS}: not found; plan first: odiff_plan_and_preprocess -d {wanted}")
     plan = read_plan(folder / PLANS, overrides)
     dataset = read_index(folder)
+    for view, one in plan.views.items():
+        check_recipe(folder / f"{plan.name}_{view}", plan, view)
+        if strange := set(one.diffusion.probe_blocks) - set(block_names(one.network)):
+            known = ", ".join(block_names(one.network))
+            raise PlanError(
+                f"views.{view}.diffusion.probe_blocks: no block {min(strange)!r} in the network; there are {known}"
+            )
     splits: tuple[Split, ...] = ()
     if (folder / SPLITS).exists():
         patients = {case.name: case.patient for case in dataset.cases}

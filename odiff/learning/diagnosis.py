@@ -171,7 +171,7 @@ def _where_to_read(
                 "on with it, or --restart to move it aside"
             )
         return stored
-    found = probed_choice(context, view, fold, pretrained, settings, share.label_fraction) or _probe(
+    found = probed_choice(context, view, fold, pretrained, share) or _probe(
         context, view, items_of(training, view, context.plan.diagnoses), training, backbone, pretrained, settings
     )
     return replace(found, choice=replace(found.choice, pooling=first_pooling(recipe.pooling)))

@@ -28,6 +28,7 @@ from odiff.learning.fusion_batches import (
 from odiff.learning.fusion_choice import choose_variant
 from odiff.learning.gates import add_gates, draw_gates, gate_table
 from odiff.learning.inner_logits import inner_logits
+from odiff.learning.pretrained import started_from
 from odiff.learning.run import RunSettings, check_answers, describe_run, open_run, origins
 from odiff.learning.subsets import LabelShare
 from odiff.network.diagnosis import DiagnosisNetwork
@@ -93,7 +94,7 @@ def inner_cases(
     """Inner out-of-fold logits by view, (cases, labels), in place of embeddings: what a gate learns from."""
     logits, present = {}, torch.zeros((len(cases), len(networks)), dtype=torch.bool)
     for number, (view, network) in enumerate(networks.items()):
-        start = context.results.task(view, "diagnosis", fold).read_config()["pretrained"]
+        start = started_from(context.results, view, context.results.task(view, "diagnosis", fold).read_config())
         logits[view], present[:, number] = inner_logits(context, view, network.choice, start, cases, settings)
     return EmbeddedCases(logits, present)
 

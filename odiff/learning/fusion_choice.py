@@ -18,6 +18,7 @@ from odiff.learning.diagnosis_scores import truth_of
 from odiff.learning.fusion_batches import EMA_DECAY, GRADIENT_CLIP, EmbeddedCases, FusionBatches, fusion_loss, logits_of
 from odiff.learning.inner_folds import fit_head, inner_folds, subset
 from odiff.learning.inner_logits import pretrained_features
+from odiff.learning.pretrained import started_from
 from odiff.learning.run import RunSettings
 from odiff.learning.warm_up import head_embeddings
 from odiff.metrics.classification import macro_score
@@ -49,8 +50,9 @@ def choose_variant(
 
     As in the fold itself, a fusion learns from cases that the heads it joins have seen, and is scored on others.
     """
-    found = {view: context.results.task(view, "diagnosis", fold).read_config()["pretrained"] for view in networks}
-    starts = {view: str(start) for view, start in found.items() if start}
+    runs = {view: context.results.task(view, "diagnosis", fold) for view in networks}
+    found = {view: started_from(context.results, view, run.read_config()) for view, run in runs.items()}
+    starts = {view: start for view, start in found.items() if start}
     if gone := [start for start in starts.values() if not Path(start).exists()]:
         log.warning("%s: is not there any more, so that the fusion cannot be chosen; %s is taken", gone[0], USUAL)
     if gone or len(starts) < len(networks) or not can_choose([case.patient for case in cases]):

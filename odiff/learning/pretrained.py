@@ -1,10 +1,13 @@
 """Where fine-tuning starts from: `auto`, `none`, a checkpoint, or another dataset's pretraining."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from odiff.dataset import find_dataset
 from odiff.errors import CheckpointError, DatasetError, UsageError
+from odiff.learning.run import stands_on
 from odiff.training.run_folder import RunFolder
 
 
@@ -71,6 +74,16 @@ def find_pretrained(
     if not path.exists():
         raise CheckpointError(f"{path}: no pretrained {view} model; run odiff_train {wanted} {view} --task pretrain")
     return path
+
+
+def started_from(results: ResultsFolder, view: str, config: Mapping[str, Any]) -> str | None:
+    """The pretrained checkpoint that a run of a view, so described, began with; None without.
+
+    Where it is not there any more and the view's own is the same, that one: the results were moved since.
+    """
+    stored, own = config["pretrained"], results.pretrain(view).checkpoint("final")
+    is_moved = stored is not None and not Path(stored).exists() and own.exists() and stands_on(config, pretrained=own)
+    return str(own) if is_moved else stored
 
 
 def named_checkpoint(wanted: str) -> Path | None:

@@ -28,6 +28,7 @@ from odiff.learning.probes import (
     score_time_step,
 )
 from odiff.learning.run import RunSettings, describe_run, open_run, origins, stands_on
+from odiff.learning.subsets import LabelShare
 from odiff.learning.transfer import load_backbone
 from odiff.network.backbone import Backbone, build_backbone
 from odiff.network.diagnosis import FeatureChoice
@@ -71,6 +72,7 @@ def probe_fold(
         "pretrained": str(pretrained),
         **origins(pretrained=pretrained),
         "label_fraction": label_fraction,
+        "train": [case.name for case in training],
     }
     run = open_run(folder, meta, settings, keep=("scores", "features", "held_out"))
     items = items_of(training, view, context.plan.diagnoses)
@@ -151,14 +153,14 @@ def report(
 
 
 def probed_choice(
-    context: Context, view: str, fold: str, pretrained: Path | None, settings: RunSettings, label_fraction: float
+    context: Context, view: str, fold: str, pretrained: Path | None, share: LabelShare
 ) -> ProbeResult | None:
-    """What ``--task probe`` chose for this fold; None where it was not run, or with another model, label fraction or subset."""
+    """What ``--task probe`` chose for this fold; None where it was not run, or with another model or cases."""
     run = context.results.task(view, "probe", fold)
     if pretrained is None or not run.config.exists():
         return None
     config = run.read_config()
-    same_cases = config["label_fraction"] == label_fraction and (label_fraction == 1 or config["seed"] == settings.seed)
+    same_cases = set(config.get("train", ())) == set(share.train)
     if "held_out" not in config or not same_cases or not stands_on(config, pretrained=pretrained):
         log.info("%s: not used: unfinished, or of another pretrained model or other training cases", run.path)
         return None

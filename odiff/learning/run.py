@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from odiff import __version__
-from odiff.errors import CheckpointError
+from odiff.errors import CheckpointError, UsageError
 from odiff.plan import Plan, ViewPlan, from_plain, to_plain
 from odiff.training.checkpoint import FORMAT, tensors_digest
 from odiff.training.precision import precision_of
@@ -17,12 +17,17 @@ from odiff.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Choices of one command call that are not the plan's."""
+    """Choices of one command call that are not the plan's; a `UsageError` for a seed or workers below 0."""
 
     seed: int
     device: torch.device
     workers: int
     restart: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "workers"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name} {getattr(self, name)}: must be at least 0")
 
 
 def describe_run(plan: Plan, view: str, task: str, fold: str | None, settings: RunSettings) -> dict[str, Any]:
@@ -73,15 +78,18 @@ ORIGINS = "origins_sha256"
 
 def _check_same_run(run: RunFolder, meta: dict[str, Any]) -> None:
     stored = run.read_config()
+    restart = "--task pretrain --restart" if meta["task"] == "pretrain" else "--restart"
     for key in SAME:
-        if stored.get(key) != meta.get(key):
+        is_known_by_digest = key == "pretrained" and ORIGINS in stored  # wherever it lies
+        if (bool(stored[key]) != bool(meta[key])) if is_known_by_digest else (stored.get(key) != meta.get(key)):
             raise CheckpointError(
                 f"{run.path}: holds a run with {key} {stored.get(key)!r}, now {meta.get(key)!r}; "
-                "give the same value to resume it, or --restart to move it aside"
+                f"give the same value to resume it, or {restart} to move it aside"
             )
     _check_origins(run, stored.get(ORIGINS) or {}, meta.get(ORIGINS) or {})
     check_answers(run, stored, meta["plan"])
-    advice = "--restart moves the old run aside"
+    check_cases(run, stored, meta.get("train"))
+    advice = f"{restart} moves the old run aside"
     views = [name for name in stored["plan"]["views"] if meta["view"] in (name, "fused")]
     for view in views:
         before, now = plan_of_view(stored, view), plan_of_view(meta, view)
@@ -105,6 +113,21 @@ def check_answers(run: RunFolder, stored: Mapping[str, Any], plan: Mapping[str, 
         )
 
 
+def check_cases(run: RunFolder, stored: Mapping[str, Any], train: Sequence[str] | None) -> None:
+    """Raise a `CheckpointError` where a run, so described, learnt from other cases or series than `train`: what it validates on now it
+    may have learnt from. Earlier versions did not store them.
+    """
+    before = stored.get("train")
+    if before is None or train is None or set(before) == set(train):
+        return
+    gone, new = sorted(set(before) - set(train)), sorted(set(train) - set(before))
+    what = [f"{len(names)} {kind} ({names[0]})" for names, kind in ((gone, "no longer"), (new, "newly")) if names]
+    raise CheckpointError(
+        f"{run.path}: learnt from {len(before)} of the fold, of which now {' and '.join(what)} would be; give back splits_final.json, "
+        "masks and cases.csv, or --restart to move the run aside"
+    )
+
+
 def origins(**paths: Path | None) -> dict[str, dict[str, str]]:
     """What a run stands on, for its description: the digest of each model's tensors by name, of those that are given."""
     return {ORIGINS: {name: tensors_digest(path) for name, path in paths.items() if path}}
@@ -126,7 +149,7 @@ def _check_origins(run: RunFolder, stored: Mapping[str, str], now: Mapping[str, 
         if stored.get(name, digest) != digest:
             raise CheckpointError(
                 f"{run.path}: stands on the {name} model as it was, sha256 {stored[name][:12]}, which is now {digest[:12]}: it was trained "
-                "again since; --restart moves this run aside and trains it on the new one"
+                "again since, or is another; --restart moves this run aside and trains it on the new one"
             )
 
 

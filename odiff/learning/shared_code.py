@@ -45,7 +45,7 @@ def pretrain_code(context: Context, settings: RunSettings) -> RunFolder | None:
         if seed != settings.seed:
             raise CheckpointError(
                 f"{run.path}: learnt with seed {seed}, now {settings.seed}; give the same, another --results "
-                "folder, or --restart to learn it anew"
+                "folder, or --task pretrain --restart to learn it anew"
             )
         return run
     views, cases = agreeing_cases(context.dataset.cases, tuple(context.plan.views), settings.seed)

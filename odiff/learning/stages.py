@@ -1,6 +1,7 @@
 """odiff_train as functions: one task of one view, fold by fold."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from odiff.learning.oof import collect_out_of_fold
 from odiff.learning.pretrain import pretrain
 from odiff.learning.pretrained import find_pretrained
 from odiff.learning.probe_grid import probe_fold
-from odiff.learning.run import RunSettings, check_answers
+from odiff.learning.run import RunSettings, check_answers, check_cases
 from odiff.learning.segment import load_segmentation
 from odiff.learning.segmentation import TaskData, train_segmentation
 from odiff.learning.segmentation_scores import validate_segmentation
@@ -26,6 +27,7 @@ from odiff.learning.tabular_stage import run_tabular, uses_table
 from odiff.network.baselines import BASELINES
 from odiff.plan import to_plain
 from odiff.plan.parse import closest
+from odiff.training.checkpoint import read_description
 from odiff.training.run_folder import RunFolder
 from odiff.vocabulary import FUSED
 
@@ -72,13 +74,18 @@ def train_view(
     context.view_plan_exists(view)
     for task in tasks_of(context, view, options):
         if task == "pretrain":
-            run = context.results.pretrain(view)
+            # What others may stand on is begun anew only where it is asked for by its name.
+            of_pretraining = settings if options.task == task else replace(settings, restart=False)
             # Processes of several folds may find it done together.
-            with nullcontext() if run.is_trained() and not settings.restart else run.alone():
+            with (
+                nullcontext()
+                if is_pretrained(context, view, of_pretraining)
+                else context.results.pretrain(view).alone()
+            ):
                 if view == FUSED:
-                    run_code(context, options, settings)
+                    run_code(context, options, of_pretraining)
                 else:
-                    run_pretraining(context, view, settings)
+                    run_pretraining(context, view, of_pretraining)
         else:
             for fold in context.fold_names(options.fold):
                 with context.results.task(view, task, fold).alone():
@@ -114,9 +121,11 @@ def tasks_of(context: Context, view: str, options: TrainOptions) -> list[str]:
     """The tasks to train; by default pretraining where it is missing, then every task that has labels."""
     if view == FUSED:
         return fused_tasks(context, options)
+    if options.task == "pretrain" and options.validate_only:
+        raise UsageError("--validate-only: pretraining validates on nothing; leave it out, or name another --task")
     if options.task:
         return [options.task]
-    tasks = ["pretrain"] if options.pretrained == "auto" else []
+    tasks = ["pretrain"] if options.pretrained == "auto" and not options.validate_only else []
     tasks += ["segmentation"] if any(s.is_masked for c in context.dataset.cases for s in c.of_view(view)) else []
     tasks += ["diagnosis"] if any(knows_diagnosis(case) for case in context.dataset.cases if case.of_view(view)) else []
     return tasks
@@ -142,11 +151,25 @@ def knows_diagnosis(case: PreparedCase) -> bool:
     return any(value is not None for value in case.diagnoses.values())
 
 
+def is_pretrained(context: Context, view: str, settings: RunSettings) -> bool:
+    """Whether nothing is to be done for the pretraining of a view, or for the shared code."""
+    run = context.results.pretrain(view)
+    if settings.restart or not run.is_trained():
+        return False
+    steps = read_description(run.checkpoint("final")).get("step")
+    return view == FUSED or _imported_from(run) is not None or steps == context.plan.pretrain.steps
+
+
+def _imported_from(run: RunFolder) -> str | None:
+    """Where `odiff_import_weights` took a pretrained model from; None where it was trained here."""
+    return run.read_config().get("imported_from")
+
+
 def run_pretraining(context: Context, view: str, settings: RunSettings) -> RunFolder:
     """Pretrain a view; weights that odiff_import_weights put there are left as they are."""
     run = context.results.pretrain(view)
-    if run.is_trained() and run.read_config().get("imported_from") and not settings.restart:
-        log.info("%s: imported from %s, not trained", run.path, run.read_config()["imported_from"])
+    if run.is_trained() and not settings.restart and (source := _imported_from(run)):
+        log.info("%s: imported from %s, not trained", run.path, source)
         return run
     folder = run.path
     return pretrain(context.prepared(view), context.dataset, context.plan, view, folder, settings)
@@ -192,7 +215,7 @@ def run_segmentation(context: Context, view: str, fold: str, options: TrainOptio
     data = TaskData(context.prepared(view), _masked_names(training, view), watched)
     run = context.results.task(view, "segmentation", fold)
     if options.validate_only:
-        _check_answers(run, context)
+        _check_run(run, context, data.train)
     else:
         start = _pretrained(context, view, options)
         train_segmentation(data, context.plan, view, fold, run.path, start, settings, share)
@@ -242,7 +265,7 @@ def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions,
     training, validation, share = known_cases(context, view, fold, options, settings)
     run = context.results.task(view, "diagnosis", fold)
     if options.validate_only:
-        _check_answers(run, context)
+        _check_run(run, context, share.train)
     elif view == FUSED:
         code = find_code(code_start(context, options), context.results, context.results_root, context.plan.joint)
         train_fusion(context, fold, training, run.path, code, settings, share)
@@ -283,10 +306,11 @@ def _check_labels(context: Context, view: str, fold: str, share: LabelShare) -> 
         log.warning("%s diagnosis fold %s: %s is not computable: %s", view, fold, name, reason)
 
 
-def _check_answers(run: RunFolder, context: Context) -> None:
-    """Refuse to validate a network of other labels than the plan's; one that is missing is missed where it is read."""
+def _check_run(run: RunFolder, context: Context, train: Sequence[str]) -> None:
+    """Refuse to validate a network of other labels than the plan's or of other cases; one that is missing is missed where it is read."""
     if run.is_trained():
         check_answers(run, run.read_config(), to_plain(context.plan))
+        check_cases(run, run.read_config(), train)
 
 
 def _has_view(case: PreparedCase, view: str) -> bool:

@@ -18,13 +18,14 @@ class LabelShare:
     """What a run learns from, as its config.json tells it.
 
     `label_counts` holds positive and negative patients of each diagnosis; `not_computable` says of the diagnoses with fewer than
-    `FEWEST` of either how many there are.
+    `FEWEST` of either how many there are, `train` names the cases.
     """
 
     label_fraction: float
     patients: int
     label_counts: dict[str, tuple[int, int]]
     not_computable: dict[str, str]
+    train: tuple[str, ...]
 
 
 def share_of(cases: Sequence[PreparedCase], fraction: float, diagnoses: Sequence[str]) -> LabelShare:
@@ -37,7 +38,8 @@ def share_of(cases: Sequence[PreparedCase], fraction: float, diagnoses: Sequence
         for name, (positive, negative) in counts.items()
         if min(positive, negative) < FEWEST
     }
-    return LabelShare(fraction, len(patients), {name: (a, b) for name, (a, b) in counts.items()}, few)
+    names = tuple(case.name for case in cases)
+    return LabelShare(fraction, len(patients), {name: (a, b) for name, (a, b) in counts.items()}, few, names)
 
 
 def is_labelled(case: PreparedCase) -> bool:

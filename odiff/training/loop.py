@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from odiff.errors import CheckpointError
 from odiff.training.checkpoint import load_weights, read_checkpoint, read_description, save_checkpoint
 from odiff.training.optimiser import (
     Rates,
@@ -105,7 +106,11 @@ def train(
     ------
     TrainingError
         The loss is no number any more; what was saved before stays.
+    CheckpointError
+        The run is finished, more steps are wanted, and the checkpoint that they would go on from is gone.
     """
+    if _is_finished_alone(folder, settings.steps):
+        return
     resume(state, folder)
     if state.step < settings.steps:
         folder.forget_validation()
@@ -143,6 +148,19 @@ def _is_final(folder: RunFolder, step: int) -> bool:
     """Whether the final checkpoint is there and of that step: others know it by its digest, so it is not written again."""
     path = folder.checkpoint("final")
     return path.exists() and read_description(path).get("step") == step
+
+
+def _is_finished_alone(folder: RunFolder, steps: int) -> bool:
+    """Whether a finished run is without its latest checkpoint, which holds the optimiser and may be deleted to save room."""
+    if folder.checkpoint("latest").exists() or not folder.is_trained():
+        return False
+    done = read_description(folder.checkpoint("final")).get("step")
+    if done != steps:
+        raise CheckpointError(
+            f"{folder.path}: is finished after {done} steps and cannot go on to {steps} without {folder.checkpoint('latest').name}; put it "
+            "back, give the same steps again, or train anew with --restart"
+        )
+    return True
 
 
 def update(state: TrainingState, settings: LoopSettings, loader: Any, loss: Loss, rates: Rates) -> float:

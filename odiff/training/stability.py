@@ -32,6 +32,11 @@ class LossWatch:
         self.overflows = 0
         self.has_told = False
 
+    @property
+    def restart(self) -> str:
+        """The flags that begin the run anew."""
+        return "--task pretrain --restart" if self.field.startswith("pretrain.") else "--restart"
+
     def see(self, step: int, loss: float, rate: float) -> None:
         """Take the loss of a step and the learning rate it was made with.
 
@@ -45,7 +50,7 @@ class LossWatch:
             if not self.may_overflow or self.overflows > OVERFLOWS:
                 raise TrainingError(
                     f"{self.title}: the loss is {loss} at step {step}, with a learning rate of {rate:.3g}; the checkpoints before it are "
-                    f"kept; train again with --restart and a smaller --set {self.field}=..."
+                    f"kept; train again with {self.restart} and a smaller --set {self.field}=..."
                 )
             return
         self.overflows = 0
@@ -57,8 +62,8 @@ class LossWatch:
             self.has_told = True
             log.warning(
                 "%s: the loss rose from %.3g to %.3g (medians of %d steps) at step %d, with a learning rate of %.3g; if it does not "
-                "come back, train again with --restart and a smaller --set %s=...",
-                self.title, self.least, now, WINDOW, step, rate, self.field,
+                "come back, train again with %s and a smaller --set %s=...",
+                self.title, self.least, now, WINDOW, step, rate, self.restart, self.field,
             )  # fmt: skip
         if now < self.least:
             self.least, self.lowest = now, list(self.recent)
