@@ -80,8 +80,10 @@ def _check_same_run(run: RunFolder, meta: dict[str, Any]) -> None:
     stored = run.read_config()
     restart = "--task pretrain --restart" if meta["task"] == "pretrain" else "--restart"
     for key in SAME:
-        is_known_by_digest = key == "pretrained" and ORIGINS in stored  # wherever it lies
-        if (bool(stored[key]) != bool(meta[key])) if is_known_by_digest else (stored.get(key) != meta.get(key)):
+        before, now = stored.get(key), meta.get(key)
+        if key == "pretrained" and ORIGINS in stored:  # known by its digest, wherever it lies
+            before, now = bool(before), bool(now)
+        if before != now:
             raise CheckpointError(
                 f"{run.path}: holds a run with {key} {stored.get(key)!r}, now {meta.get(key)!r}; "
                 f"give the same value to resume it, or {restart} to move it aside"

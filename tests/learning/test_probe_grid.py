@@ -112,7 +112,7 @@ def test_diagnosis_takes_no_choice_that_saw_other_patients_or_another_model(root
     run(root, "probe")
     path = root / "results/Dataset001_Knee/cpu_demo/axial/probe/fold_0/config.json"
     config = config_of(root)
-    for field, value in (("label_fraction", 0.5), (ORIGINS, {"pretrained": "0" * 64})):
+    for field, value in (("train", config["train"][1:]), (ORIGINS, {"pretrained": "0" * 64})):
         path.write_text(json.dumps({**config, field: value, "features": {"time_step": 150, "blocks": ["decoder_0"]}}))
         run(root, "diagnosis", settings=replace(SETTINGS, restart=True))
         taken = config_of(root, "diagnosis")

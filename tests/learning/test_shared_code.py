@@ -11,6 +11,7 @@ from scipy.linalg import subspace_angles
 from sklearn.linear_model import LogisticRegression
 
 from odiff.data.index import PreparedCase, PreparedSeries
+from odiff.data.recipe import write_recipe
 from odiff.data.sliding_window import AIR
 from odiff.data.store import open_array
 from odiff.errors import CheckpointError, DatasetError, UsageError
@@ -472,5 +473,7 @@ def test_a_code_of_another_grid_is_refused(cohort, tmp_path):
     content = json.loads(plan.read_text())
     content["views"]["axial"]["spacing_zyx_mm"][0] *= 2
     plan.write_text(json.dumps(content))
+    for view in ("axial", "sagittal"):
+        write_recipe(tmp_path / "preprocessed" / "Dataset001_Knee" / f"cpu_demo_{view}", read_plan(plan), view)
     with pytest.raises(CheckpointError, match="spacing_zyx_mm"):
         train(tmp_path, "fused")
