@@ -14,7 +14,7 @@ from odiff.errors import DatasetError, OdiffError
 from odiff.experiment_planning.parallel import run_parallel
 from odiff.geometry import Volume, canonical_frame, canonical_spacing, read_mask, read_volume, to_canonical
 from odiff.plan import from_plain, to_plain
-from odiff.storage import read_json, write_json
+from odiff.storage import read_json, size_and_time, write_json
 
 FINGERPRINT = "dataset_fingerprint.json"
 PERCENTILES = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
@@ -67,12 +67,7 @@ class Fingerprint:
 
 def file_stamp(series: Series) -> str:
     """Size and time of the files of a series; another one means they changed, or that one is missing."""
-    parts = []
-    for path in (series.image, series.mask):
-        if path is not None:
-            status = path.stat() if path.exists() else None
-            parts.append(f"{status.st_size}-{status.st_mtime_ns}" if status else "missing")
-    return "+".join(parts)
+    return "+".join(size_and_time(path) for path in (series.image, series.mask) if path is not None)
 
 
 def fingerprint_series(series: Series, labels: dict[str, int]) -> SeriesFingerprint:

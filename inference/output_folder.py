@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from odiff.dataset import CaseRow, Series
+from odiff.dataset import Series
 from odiff.errors import DatasetError
 from odiff.geometry import Volume, write_volume
 from odiff.inference.predictor import Diagnosis, Predictor
-from odiff.inference.provenance import FILE, MadeOf, Provenance, check_same, made_of, read_provenance, write_provenance
+from odiff.inference.provenance import FILE, MadeOf, Provenance, check_same, read_provenance, write_provenance
 from odiff.plan import Plan
 from odiff.storage import atomic_path, write_text
 from odiff.vocabulary import FUSED
@@ -54,6 +54,12 @@ class OutputFolder:
                 np.savez_compressed(file, probabilities=probabilities)
         write_volume(self.path / series.image.name, labels, volume.grid, like=series.image)
 
+    def forget_masks(self, members: Sequence[Series]) -> None:
+        """Remove what was made of another image or side, lest it stays where making it anew fails."""
+        for one in members:
+            (self.path / one.image.name).unlink(missing_ok=True)
+            self._probabilities(one).unlink(missing_ok=True)
+
     def forget_fused(self, members: Sequence[Series]) -> None:
         """Remove what ``--fuse-segmentation`` made of masks that are now made anew."""
         for one in members:
@@ -66,9 +72,9 @@ class OutputFolder:
         self.rows[case] = table_row(case, found)
         write_table(self.path / TABLE, self.rows, self.plan)
 
-    def close_case(self, case: str, row: CaseRow | None, unread: int) -> None:
+    def close_case(self, case: str, made_of: MadeOf) -> None:
         """Note what a case was predicted from."""
-        self.provenance.cases[case] = made_of(row, unread)
+        self.provenance.cases[case] = made_of
         write_provenance(self.path / FILE, self.provenance)
 
     def draw_gates(self) -> None:

@@ -1,18 +1,17 @@
 """Folder to folder: one segmentation per series, one row of diagnosis.csv per case."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from odiff.data.tabular import Row
-from odiff.dataset import CaseRow, Series
+from odiff.dataset import Series
 from odiff.geometry import Volume
 from odiff.inference.input_folder import by_case, case_rows, find_series, notes_on_table, notes_on_views, read_series
 from odiff.inference.output_folder import OutputFolder, open_output
 from odiff.inference.predictor import CaseImages, Diagnosis, Predictor
-from odiff.inference.provenance import made_of
+from odiff.inference.provenance import MadeOf, made_of
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,13 @@ def predict_folder(
     for case, members in tqdm(by_case(series), desc="predict", unit="case"):
         if not any(one.view in predictor.views for one in members):
             continue  # among the notes
-        row = rows.get(case)
-        missing = to_do(predictor, output, members, row, save_probabilities)
+        seen = [one for one in members if one.view in predictor.views]
+        missing = to_do(predictor, output, seen, made_of(rows.get(case), seen), save_probabilities)
         if not missing.segment and not missing.diagnose_by:
             counts["skipped"] += 1
             continue
-        if missing.is_other_side:
+        output.forget_masks(missing.stale)
+        if missing.is_other_input:
             output.forget_fused(members)
         segmented, found, unread = predict_case(predictor, missing, output, save_probabilities)
         counts["segmented"] += segmented
@@ -71,7 +71,7 @@ def predict_folder(
         if found:
             output.add_diagnosis(case, found)
             counts["diagnosed"] += 1
-        output.close_case(case, row, len(unread))
+        output.close_case(case, replace(missing.made_of, unread=len(unread)))
     if predictor.is_gated:
         output.draw_gates()
     return PredictOutcome(**counts, failed=tuple(failed), notes=tuple(notes))
@@ -79,32 +79,38 @@ def predict_folder(
 
 @dataclass(frozen=True)
 class ToDo:
-    """What an earlier call left of a case: series to segment, and views to diagnose by, none where the diagnosis is there."""
+    """What an earlier call left of a case: series to segment, and views to diagnose by, none where the diagnosis is there.
+
+    Of `stale` there are masks of another image or side, and with `is_other_input` fused ones of other views.
+    """
 
     members: tuple[Series, ...]
-    laterality: str | None
-    tabular: Row
+    made_of: MadeOf
     segment: tuple[Series, ...]
     diagnose_by: tuple[str, ...]
-    is_other_side: bool = False
+    stale: tuple[Series, ...] = ()
+    is_other_input: bool = False
 
 
 def to_do(
-    predictor: Predictor, output: OutputFolder, members: Sequence[Series], row: CaseRow | None, save_probabilities: bool
+    predictor: Predictor, output: OutputFolder, members: Sequence[Series], now: MadeOf, save_probabilities: bool
 ) -> ToDo:
-    """What was made of other input is made anew."""
-    before, now = output.made_of(members[0].case), made_of(row)
+    """What was made of other input is made anew; `now` is what the case is."""
+    before = output.made_of(members[0].case)
     is_other_side = before is not None and before.laterality != now.laterality
-    is_other = before is not None and before != now  # files that failed then are tried again
+    changed = now.changed_since(before) if before else frozenset()
+    # Files that failed then are tried again.
+    is_other = before is not None and bool(changed or replace(before, images=now.images) != now)
     views = tuple(view for view in predictor.models.diagnosis if any(one.view == view for one in members))
     is_diagnosed = not is_other and output.has_diagnosis(
         members[0].case, views, predictor.uses_table(views, now.tabular)
     )
+    stale = tuple(one for one in members if is_other_side or one.image.name in changed)
     segment = tuple(
         one for one in members
-        if predictor.can_segment(one.view) and (is_other_side or not output.has_mask(one, save_probabilities))
+        if predictor.can_segment(one.view) and (one in stale or not output.has_mask(one, save_probabilities))
     )  # fmt: skip
-    return ToDo(tuple(members), now.laterality, now.tabular, segment, () if is_diagnosed else views, is_other_side)
+    return ToDo(tuple(members), now, segment, () if is_diagnosed else views, stale, is_other_side or bool(changed))
 
 
 def predict_case(
@@ -121,13 +127,14 @@ def predict_case(
     segmented = 0
     for one, volume in read_series(missing.members if missing.diagnose_by else missing.segment, failed):
         if one in missing.segment:
-            _segment(predictor, one, volume, missing.laterality, output, save_probabilities)
+            _segment(predictor, one, volume, missing.made_of.laterality, output, save_probabilities)
             segmented += 1
         if one.view in missing.diagnose_by:
             kept[one.view] = (*kept.get(one.view, ()), volume)
     if not kept:
         return segmented, None, failed
-    return segmented, predictor.diagnose(CaseImages(kept, missing.laterality, missing.tabular)), failed
+    case = CaseImages(kept, missing.made_of.laterality, missing.made_of.tabular)
+    return segmented, predictor.diagnose(case), failed
 
 
 def _segment(

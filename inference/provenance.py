@@ -1,13 +1,14 @@
 """predict.json: what the predictions of a folder were made with, and each case's of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from odiff.data.tabular import Cell
-from odiff.dataset import CaseRow
+from odiff.dataset import CaseRow, Series
 from odiff.errors import DatasetError
 from odiff.plan import from_plain, to_plain
-from odiff.storage import read_json, write_json
+from odiff.storage import read_json, size_and_time, write_json
 
 FILE = "predict.json"
 ADVICE = "choose another -o, or delete what is in this one"
@@ -15,11 +16,22 @@ ADVICE = "choose another -o, or delete what is in this one"
 
 @dataclass(frozen=True)
 class MadeOf:
-    """What a case's predictions depend on beside its images, laterality and the columns of the table, and how many files failed."""
+    """What a case's predictions depend on: laterality, the columns of the table, how many files failed, and its images.
+
+    `images` holds size and time of each by name, and nothing where an earlier version predicted.
+    """
 
     laterality: str | None
     tabular: dict[str, Cell]
     unread: int = 0
+    images: dict[str, str] = field(default_factory=dict)
+
+    def changed_since(self, before: "MadeOf") -> frozenset[str]:
+        """Names of the images that are new, changed or gone since."""
+        if not before.images:
+            return frozenset()
+        names = {*self.images, *before.images}
+        return frozenset(name for name in names if self.images.get(name) != before.images.get(name))
 
 
 @dataclass(frozen=True)
@@ -33,9 +45,10 @@ class Provenance:
     cases: dict[str, MadeOf] = field(default_factory=dict, compare=False)
 
 
-def made_of(row: CaseRow | None, unread: int = 0) -> MadeOf:
-    """Of a row of cases.csv, where there is one."""
-    return MadeOf(row.laterality, dict(row.tabular), unread) if row else MadeOf(None, {}, unread)
+def made_of(row: CaseRow | None, members: Sequence[Series]) -> MadeOf:
+    """Of a row of cases.csv, where there is one, and the images of a case, none of which failed yet."""
+    images = {one.image.name: size_and_time(one.image) for one in members}
+    return MadeOf(row.laterality if row else None, dict(row.tabular) if row else {}, 0, images)
 
 
 def read_provenance(path: Path) -> Provenance:

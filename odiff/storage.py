@@ -97,6 +97,12 @@ def read_json(path: Path, error: type[OdiffError], advice: str) -> Any:
         raise error(f"{path}: cannot be read: {fault}; {advice}") from None
 
 
+def size_and_time(path: Path) -> str:
+    """Size and time of a file, which tell whether it changed without reading it; ``missing`` where there is none."""
+    status = path.stat() if path.exists() else None
+    return f"{status.st_size}-{status.st_mtime_ns}" if status else "missing"
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:

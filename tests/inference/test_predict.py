@@ -232,6 +232,37 @@ def test_what_was_made_of_another_laterality_or_less_is_made_anew(predictor, ima
     assert predict_folder(predictor, images, tmp_path / "out").skipped == 2
 
 
+def test_what_was_made_of_other_images_is_made_anew(predictor, images, tmp_path):
+    case, other = sorted({path.name.rsplit("_", 1)[0] for path in images.iterdir()})
+    target = tmp_path / "out"
+    predict_folder(predictor, images, target)
+    before = [read_mask(target / f"{one}_axial.nii.gz").array for one in (case, other)]
+    fused = target / "fused" / f"{case}_axial.nii.gz"
+    fused.parent.mkdir()
+    fused.touch()
+    shutil.copyfile(images / f"{other}_axial.nii.gz", images / f"{case}_axial.nii.gz")
+    again = predict_folder(predictor, images, target)
+    assert (again.segmented, again.diagnosed, again.skipped) == (1, 1, 1) and not fused.exists()
+    found = read_mask(target / f"{case}_axial.nii.gz").array
+    assert np.array_equal(found, before[1]) and not np.array_equal(found, before[0])
+    shutil.copyfile(images / f"{other}_axial.nii.gz", images / f"{case}_axial_1.nii.gz")  # one more series of the view
+    more = predict_folder(predictor, images, target)
+    assert (more.segmented, more.diagnosed, more.skipped) == (1, 1, 1)
+    (images / f"{case}_axial.nii.gz").write_bytes(b"damaged")
+    assert len(predict_folder(predictor, images, target).failed) == 1 and not (target / f"{case}_axial.nii.gz").exists()
+    assert len(predict_folder(predictor, images, target).failed) == 1
+
+
+def test_predictions_of_before_images_were_noted_are_kept(predictor, images, tmp_path):
+    target = tmp_path / "out"
+    predict_folder(predictor, images, target)
+    content = json.loads((target / "predict.json").read_text())
+    for one in content["cases"].values():
+        del one["images"]
+    (target / "predict.json").write_text(json.dumps(content))
+    assert predict_folder(predictor, images, target).skipped == 2
+
+
 def test_a_scan_of_another_view_than_its_name_says_is_told(predictor, images, tmp_path):
     path = sorted(images.glob("*_axial.nii.gz"))[0]
     shutil.copy(path.with_name(path.name.replace("axial", "sagittal")), path)
