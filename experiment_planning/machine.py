@@ -16,7 +16,7 @@ def this_machine(memory_gb: float | None = None, device: str = "auto") -> Machin
     chosen = choose_device(device)
     if memory_gb is None:
         if chosen.type == "cuda":
-            memory_gb = SHARE_OF_GPU * torch.cuda.get_device_properties(chosen).total_memory / 2**30
+            memory_gb = SHARE_OF_GPU * torch.cuda.mem_get_info(chosen)[0] / 2**30
         else:
             memory_gb = SHARE_OF_RAM * psutil.virtual_memory().available / 2**30
     precision = precision_of(chosen)

@@ -11,9 +11,8 @@ from tqdm import tqdm
 
 from odiff.data.restoring import label_type
 from odiff.dataset import Series
-from odiff.errors import ImageError
-from odiff.geometry import Grid, Volume, image_from_volume, read_volume, write_volume
-from odiff.inference.input_folder import by_case, case_rows, find_series
+from odiff.geometry import Grid, Volume, image_from_volume, write_volume
+from odiff.inference.input_folder import by_case, case_rows, find_series, read_series
 from odiff.inference.predictor import Predictor
 from odiff.learning.segment import class_values
 from odiff.vocabulary import FUSED
@@ -35,35 +34,42 @@ def fuse_folder(
 ) -> tuple[int, tuple[str, ...]]:
     """Write ``fused/<case>_<view>`` below `target` for every case with two or more views that can be segmented.
 
-    Files that are there already are left alone.
+    Files that are there already are left alone, and images that cannot be read or lie across their view left out.
 
     Returns
     -------
-    How many files were written, and one message per image that could not be read.
+    How many files were written, and one message per image that was left out.
     """
     rows = case_rows(source, cases_file, predictor.plan)
     series = [one for one in find_series(source, predictor.plan) if predictor.can_segment(one.view)]
-    written, failed = 0, []
+    written = 0
+    failed: list[str] = []
     for case, members in tqdm(by_case(series), desc="fuse", unit="case"):
-        paths = [target / FUSED / one.image.name for one in members]
-        if len({one.view for one in members}) < 2 or all(path.exists() for path in paths):
+        if not is_left(members, target):
+            continue
+        volumes = list(read_series(members, failed))
+        if not is_left([one for one, _ in volumes], target):
             continue
         row = rows.get(case)
-        try:
-            volumes = [read_volume(one.image) for one in members]
-        except ImageError as error:
-            failed.append(str(error))
-            continue
         laterality = row.laterality if row else None
-        shares = [shares_of(predictor, one, volume, laterality) for one, volume in zip(members, volumes, strict=True)]
-        for own, path in zip(shares, paths, strict=True):
+        shares = [shares_of(predictor, one, volume, laterality) for one, volume in volumes]
+        for own in shares:
             fused = fuse_onto(own, [other for other in shares if other.series.view != own.series.view])
             values = class_values(predictor.plan)
             table = torch.tensor(values, dtype=label_type(values)).numpy()
             labels = predictor.cleaned(table[fused.argmax(axis=0)], own.series.view)
-            write_volume(path, labels, own.grid, like=own.series.image)
+            write_volume(_path_of(own.series, target), labels, own.grid, like=own.series.image)
             written += 1
     return written, tuple(failed)
+
+
+def is_left(members: Sequence[Series], target: Path) -> bool:
+    """Whether series of one case are of two views or more, and one of them lacks its file below `target`."""
+    return len({one.view for one in members}) > 1 and not all(_path_of(one, target).exists() for one in members)
+
+
+def _path_of(series: Series, target: Path) -> Path:
+    return target / FUSED / series.image.name
 
 
 def shares_of(predictor: Predictor, series: Series, volume: Volume, laterality: str | None) -> Shares:

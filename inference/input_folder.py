@@ -81,6 +81,19 @@ def notes_on_table(rows: dict[str, CaseRow], cases: set[str]) -> list[str]:
     return [f"{CASE_TABLE}: no row for {len(without)} of {len(cases)} cases, {without[0]} first"] if without else []
 
 
+def notes_on_laterality(predictor: Predictor, rows: dict[str, CaseRow], series: Sequence[Series]) -> list[str]:
+    """Cases that are segmented as right joints because nothing tells their side, though the training knew it."""
+    plans = predictor.models.segmentation_plans
+    cases = {one.case for one in series if one.view in plans and plans[one.view].average_unknown_laterality}
+    unknown = sorted(case for case in cases if case not in rows or rows[case].laterality is None)
+    if not unknown:
+        return []
+    return [
+        f"laterality unknown of {len(unknown)} of {len(cases)} cases, {unknown[0]} first: segmented as right joints; "
+        f"give L or R in the column laterality of {CASE_TABLE}"
+    ]
+
+
 def notes_on_views(predictor: Predictor, series: Sequence[Series]) -> list[str]:
     """Views that are there and have no model of a task that is asked for."""
     unknown = sorted({one.view for one in series} - predictor.views)

@@ -8,7 +8,15 @@ from tqdm import tqdm
 
 from odiff.dataset import Series
 from odiff.geometry import Volume
-from odiff.inference.input_folder import by_case, case_rows, find_series, notes_on_table, notes_on_views, read_series
+from odiff.inference.input_folder import (
+    by_case,
+    case_rows,
+    find_series,
+    notes_on_laterality,
+    notes_on_table,
+    notes_on_views,
+    read_series,
+)
 from odiff.inference.output_folder import OutputFolder, open_output
 from odiff.inference.predictor import CaseImages, Diagnosis, Predictor
 from odiff.inference.provenance import MadeOf, made_of
@@ -50,7 +58,11 @@ def predict_folder(
     plan = predictor.plan
     series = find_series(source, plan)
     rows = case_rows(source, cases_file, plan, predictor.table_columns)
-    notes = [*notes_on_table(rows, {one.case for one in series}), *notes_on_views(predictor, series)]
+    notes = [
+        *notes_on_table(rows, {one.case for one in series}),
+        *notes_on_laterality(predictor, rows, series),
+        *notes_on_views(predictor, series),
+    ]
     output = open_output(target, source, predictor, series)
     failed: list[str] = []
     counts = {"segmented": 0, "diagnosed": 0, "skipped": 0}

@@ -3,7 +3,9 @@
 import errno
 import shutil
 
+import numpy as np
 import pytest
+import torch
 
 from odiff.cli.runner import run
 from odiff.errors import StorageError
@@ -55,3 +57,24 @@ def test_what_may_not_be_read_is_told_without_a_traceback(capsys, number):
 
     assert run("odiff_test", body) == 2
     assert "/somewhere/locked: you may not read or write it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda: np.empty(2**50, np.uint8), lambda: torch.empty(2**50, dtype=torch.uint8), lambda: of_gpu()],
+    ids=["numpy", "torch", "gpu"],
+)
+def test_too_little_memory_is_told_with_what_to_do(capsys, ask):
+    assert run("odiff_test", ask) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("odiff_test: error: not enough memory (") and "--memory-gb" in said and said.count("\n") == 1
+
+
+def of_gpu():
+    """What torch raises where a GPU is full."""
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it")
+
+
+def test_other_faults_of_torch_stay_bugs():
+    with pytest.raises(RuntimeError, match="must match"):
+        run("odiff_test", lambda: torch.ones(2) + torch.ones(3))

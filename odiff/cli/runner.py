@@ -15,6 +15,9 @@ from odiff.errors import OdiffError, UsageError
 from odiff.storage import NO_ROOM
 
 log = logging.getLogger(__name__)
+NO_MEMORY = (
+    "close what else uses it, plan what takes less (odiff_plan_and_preprocess --memory-gb GB), or use --device cpu"
+)
 MAY_NOT = "you may not read or write it; change its permissions, or choose another folder"
 DONE, SOME_FAILED, USERS, INTERRUPTED = 0, 3, 2, 130
 
@@ -87,3 +90,16 @@ def run(program: str, body: Callable[[], int], is_verbose: bool = False) -> int:
             raise
         sys.stderr.write(f"{program}: error: {error.filename or 'a file'}: cannot be written: {NO_ROOM[error.errno]}\n")
         return USERS
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        log.debug("where it came from", exc_info=True)
+        said = str(error).splitlines()[0] if str(error) else "no more was told"
+        sys.stderr.write(f"{program}: error: not enough memory ({said}): {NO_MEMORY}\n")
+        return USERS
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or torch, on a CPU or a GPU, found no memory; torch is known by what it says, lest --help imports it."""
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_torch

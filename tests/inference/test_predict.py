@@ -270,6 +270,19 @@ def test_a_scan_of_another_view_than_its_name_says_is_told(predictor, images, tm
     assert len(found.failed) == 1 and "87 degrees from axial" in found.failed[0] and found.segmented == 1
 
 
+def test_cases_segmented_as_right_joints_for_want_of_a_side_are_told(predictor, images, tmp_path):
+    case, other = sorted({path.name.rsplit("_", 1)[0] for path in images.iterdir()})
+    assert predictor.models.segmentation_plans["axial"].average_unknown_laterality
+    (tmp_path / "cases.csv").write_text(f"case,patient,laterality\n{case},a,L\n{other},b,\n")
+    known = predict_folder(predictor, images, tmp_path / "out", cases_file=tmp_path / "cases.csv")
+    assert [note for note in known.notes if "laterality" in note] == [
+        f"laterality unknown of 1 of 2 cases, {other} first: segmented as right joints; give L or R in the column "
+        "laterality of cases.csv"
+    ]
+    without = predict_folder(predictor, images, tmp_path / "none")
+    assert any(f"laterality unknown of 2 of 2 cases, {case} first" in note for note in without.notes)
+
+
 def test_a_case_without_a_view_that_is_diagnosed_is_noted_and_not_counted_as_done(model, images, tmp_path):
     for path in images.glob("*_sagittal.nii.gz"):
         path.unlink()
