@@ -156,9 +156,13 @@ class Predictor:
                 f"{self.models.folder}: no trained segmentation model of view {view}; run odiff_train for it"
             )
         networks, plan = self.models.segmentation[view], self.models.segmentation_plans[view]
-        prepared = _prepared(volume, plan, view, laterality)
+        prepared = self._prepared(volume, plan, view, laterality)
         slabs = probability_slabs(networks, prepared.image, plan, view, self.device, self.step_size, self.is_mirroring)
         return slabs, prepared
+
+    def _prepared(self, volume: Volume, plan: Plan, view: str, laterality: str | None) -> PreparedVolume:
+        """A volume as the networks of `plan` want it."""
+        return prepare(volume, None, plan.views[view], laterality == "L" and plan.flip_left_joints)
 
     def diagnose(self, case: CaseImages) -> Diagnosis:
         """Probabilities of one case from all its views that have a model.
@@ -218,7 +222,8 @@ class Predictor:
         """Logits (labels,), and what a gate weighed."""
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             waiting = {
-                v: [pool.submit(_prepared, one, self.plan, v, laterality) for one in case.volumes[v]] for v in views
+                v: [pool.submit(self._prepared, one, self.plan, v, laterality) for one in case.volumes[v]]
+                for v in views
             }
             prepared = {v: [one.result().image for one in some] for v, some in waiting.items()}
         if self._uses_fusion(views):
@@ -263,8 +268,3 @@ class Predictor:
         logits = fused.numpy()
         table = self.models.tabular.get(fold)
         return (table.mix(logits, [row]) if table else logits)[0], gates
-
-
-def _prepared(volume: Volume, plan: Plan, view: str, laterality: str | None) -> PreparedVolume:
-    """A volume as the networks of `plan` want it."""
-    return prepare(volume, None, plan.views[view], laterality == "L" and plan.flip_left_joints)

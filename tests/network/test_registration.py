@@ -127,6 +127,6 @@ def test_volumes_that_are_placed_together_are_placed_as_each_alone(joint):
         pairs.append((registration, torch.cat([volume, volume.flip(4)]) if seed == 1 else volume))
     found = together([*pairs, (None, pairs[0][1])])
     for (registration, volumes), one in zip(pairs, found, strict=False):
-        assert torch.allclose(one, registration(volumes), atol=1e-3)
+        assert torch.allclose(one, registration(volumes), atol=1e-2)  # a change of 1e-7 moves a voxel by up to .005
         assert torch.equal(one, volumes) != bool(registration.template.any())
     assert torch.equal(found[-1], pairs[0][1]) and together([]) == []

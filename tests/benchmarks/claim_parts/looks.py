@@ -19,6 +19,7 @@ from odiff.learning.diagnose import embed_tiles
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.registration import shrunk
 from odiff.network.shared_code import ViewCode
+from odiff.plan import Plan
 
 # Who looks: a name -> the view that diagnoses (None: the fusion), and the views that are there.
 MakeRows = Callable[[list[np.ndarray]], torch.Tensor]
@@ -31,10 +32,9 @@ class Colleague(Predictor):
 
     memory: dict[Any, Any]
 
-    def _prepare(self, volume: Volume, view: str, laterality: str | None) -> Any:
-        return self._once(
-            ("prepared", view, laterality, id(volume)), lambda: Predictor._prepare(self, volume, view, laterality)
-        )
+    def _prepared(self, volume: Volume, plan: Plan, view: str, laterality: str | None) -> Any:
+        key = ("prepared", view, laterality, id(volume))
+        return self._once(key, lambda: Predictor._prepared(self, volume, plan, view, laterality))
 
     def _embedded(self, fold: str, images: Images) -> CaseEmbedding:
         """What `look_ahead` made of them."""
@@ -50,7 +50,7 @@ class Colleague(Predictor):
         """Embed all scans of some cases together, which a GPU does nearly as fast as one."""
         for view, networks in self.models.diagnosis.items():
             images = [
-                self._prepare(one, view, side).image
+                self._prepared(one, self.plan, view, side).image
                 for case in cases
                 for side in self._sides(case)
                 for one in case.volumes.get(view, ())
