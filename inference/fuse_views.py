@@ -45,10 +45,10 @@ def fuse_folder(
     written = 0
     failed: list[str] = []
     for case, members in tqdm(by_case(series), desc="fuse", unit="case"):
-        if not is_left(members, target):
+        if not is_unfinished(members, target):
             continue
         volumes = list(read_series(members, failed))
-        if not is_left([one for one, _ in volumes], target):
+        if not is_unfinished([one for one, _ in volumes], target):
             continue
         row = rows.get(case)
         laterality = row.laterality if row else None
@@ -63,7 +63,7 @@ def fuse_folder(
     return written, tuple(failed)
 
 
-def is_left(members: Sequence[Series], target: Path) -> bool:
+def is_unfinished(members: Sequence[Series], target: Path) -> bool:
     """Whether series of one case are of two views or more, and one of them lacks its file below `target`."""
     return len({one.view for one in members}) > 1 and not all(_path_of(one, target).exists() for one in members)
 

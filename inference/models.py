@@ -94,7 +94,8 @@ def load_models(
         view: {fold: load_diagnosis(path, plan_of(path), view, device) for fold, path in runs.items()}
         for view, runs in chosen.diagnosis.items()
     }
-    fused = with_their_views(chosen, wanted)
+    dataset = folder.resolve().parent.name
+    fused = with_their_views(chosen, wanted, dataset)
     fusion = {
         fold: load_fusion(path, len(plan.diagnoses), {v: n[fold] for v, n in diagnosis.items() if fold in n})
         for fold, path in fused.items()
@@ -107,7 +108,8 @@ def load_models(
     tables = tabular_checkpoints(results, tuple(fused))
     tabular = {fold: load_tabular(path, len(plan.diagnoses)) for fold, path in tables.items()}
     for fold, path in tables.items():
-        check_origins(RunFolder(path.parent), {"fusion": fused[fold]})
+        advice = f"train it on the new one with odiff_train {dataset} fused"
+        check_origins(RunFolder(path.parent), {"fusion": fused[fold]}, f"{advice}, or predict with --diagnose-by VIEW")
     calibration = usable_calibrations(results, (*diagnosis, FUSED), folds) if checkpoint == FINAL else {}
     kept = {view: names for view, names in read_postprocessing(folder, plan).items() if view in segmentation}
     decided = [folder / POSTPROCESSING] if any(kept.values()) else []
@@ -149,7 +151,7 @@ def choose_runs(results: ResultsFolder, folds: Sequence[str] | None, checkpoint:
     return Chosen(segmentation, diagnosis, {fold: run.checkpoint(FINAL) for fold, run in fused.items()})
 
 
-def with_their_views(chosen: Chosen, wanted: Wanted) -> dict[str, Path]:
+def with_their_views(chosen: Chosen, wanted: Wanted, dataset: str) -> dict[str, Path]:
     """The fusions of folds that the views' networks are of too, which must be those that the fusion was learnt on.
 
     Raises
@@ -164,7 +166,10 @@ def with_their_views(chosen: Chosen, wanted: Wanted) -> dict[str, Path]:
             advice = f"predict with -f {fold}, or train fused for the folds of its views"
             log.warning("%s: is left out, the view %s is used in other folds; %s", path, missing[0], advice)
             continue
-        check_origins(RunFolder(path.parent), {view: one for view, one in views.items() if one})
+        advice = (
+            f"train it on the new one with odiff_train {dataset} fused --restart, or predict with --diagnose-by VIEW"
+        )
+        check_origins(RunFolder(path.parent), {view: one for view, one in views.items() if one}, advice)
         found[fold] = path
     if chosen.fused and not found and wanted.diagnose_by == FUSED:
         raise CheckpointError(

@@ -1,7 +1,7 @@
 """The folder of predictions: masks, diagnosis.csv, gate weights, and predict.json, which tells what each was made with and of."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,18 @@ class OutputFolder:
             _add_gates(self.path, case, found.gates, self.plan)
         self.rows[case] = table_row(case, found)
         write_table(self.path / TABLE, self.rows, self.plan)
+
+    def forget_diagnosis(self, case: str) -> None:
+        """Remove the row of a case that can be diagnosed no longer, lest it stays that of another image."""
+        if self.rows.pop(case, None):
+            write_table(self.path / TABLE, self.rows, self.plan)
+            _forget_gates(self.path, case)
+
+    def note_images(self, case: str, now: MadeOf) -> None:
+        """Note the images of a case that was predicted before they were noted, from which on a change is seen."""
+        before = self.provenance.cases[case]
+        if not before.images:
+            self.close_case(case, replace(before, images=now.images))
 
     def close_case(self, case: str, made_of: MadeOf) -> None:
         """Note what a case was predicted from."""
@@ -160,6 +172,12 @@ def write_table(path: Path, rows: dict[str, dict[str, str]], plan: Plan) -> None
 
     table = pd.DataFrame([rows[case] for case in sorted(rows)], columns=columns(plan))
     write_text(path, table.to_csv(index=False))
+
+
+def _forget_gates(target: Path, case: str) -> None:
+    from odiff.learning.gates import forget_gates  # needs pandas and matplotlib, which are slow to import
+
+    forget_gates(target, case)
 
 
 def _add_gates(target: Path, case: str, gates: dict[str, tuple[float, ...]], plan: Plan) -> None:

@@ -73,6 +73,7 @@ def predict_folder(
         missing = to_do(predictor, output, seen, made_of(rows.get(case), seen), save_probabilities)
         if not missing.segment and not missing.diagnose_by:
             counts["skipped"] += 1
+            output.note_images(case, missing.made_of)
             continue
         output.forget_masks(missing.stale)
         if missing.is_other_input:
@@ -83,6 +84,8 @@ def predict_folder(
         if found:
             output.add_diagnosis(case, found)
             counts["diagnosed"] += 1
+        elif missing.diagnose_by:
+            output.forget_diagnosis(case)
         output.close_case(case, replace(missing.made_of, unread=len(unread)))
     if predictor.is_gated:
         output.draw_gates()
@@ -107,12 +110,12 @@ class ToDo:
 def to_do(
     predictor: Predictor, output: OutputFolder, members: Sequence[Series], now: MadeOf, save_probabilities: bool
 ) -> ToDo:
-    """What was made of other input is made anew; `now` is what the case is."""
+    """What was made of other input, or by a call that was interrupted in this case, is made anew; `now` is what the case is."""
     before = output.made_of(members[0].case)
-    is_other_side = before is not None and before.laterality != now.laterality
+    is_other_side = before is None or before.laterality != now.laterality
     changed = now.changed_since(before) if before else frozenset()
     # Files that failed then are tried again.
-    is_other = before is not None and bool(changed or replace(before, images=now.images) != now)
+    is_other = before is None or bool(changed or replace(before, images=now.images) != now)
     views = tuple(view for view in predictor.models.diagnosis if any(one.view == view for one in members))
     is_diagnosed = not is_other and output.has_diagnosis(
         members[0].case, views, predictor.uses_table(views, now.tabular)

@@ -84,6 +84,6 @@ def _check_agree(of_paths: Sequence[tuple[Path, object]], fields: Sequence[str])
             here, there = (attrgetter(field)(plan) for plan in (first, one))
             if here != there:
                 raise CheckpointError(
-                    f"{path}: was trained with {field} {to_plain(here)}, {other} with {to_plain(there)}; predict with one of them (-f, "
-                    "--task, --diagnose-by), or train the older one again with --restart"
+                    f"{path}: was trained with {field} {to_plain(here)}, {other} with {to_plain(there)}; predict with one of them "
+                    "(odiff_predict -f, --task, --diagnose-by), or train the older one again with odiff_train --restart"
                 )

@@ -12,3 +12,8 @@ AUTO = "auto"
 PRECISIONS = ("float32", "bfloat16", "float16")
 BASELINES = ("unet3d", "unetr", "resnet18")
 EVALUATION = "evaluation"
+
+
+def restart_flags(task: str) -> str:
+    """The flags of odiff_train that begin runs of a task, or in a folder of that name, anew: pretraining only by its name."""
+    return "--task pretrain --restart" if task == "pretrain" else "--restart"

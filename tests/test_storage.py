@@ -61,8 +61,15 @@ def test_what_may_not_be_read_is_told_without_a_traceback(capsys, number):
 
 @pytest.mark.parametrize(
     "ask",
-    [lambda: np.empty(2**50, np.uint8), lambda: torch.empty(2**50, dtype=torch.uint8), lambda: of_gpu()],
-    ids=["numpy", "torch", "gpu"],
+    [
+        lambda: np.empty(2**50, np.uint8),
+        lambda: torch.empty(2**50, dtype=torch.uint8),
+        lambda: fails(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it")),
+        lambda: fails(RuntimeError("CUDA error: out of memory")),
+        lambda: fails(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
+        lambda: fails(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")),
+    ],
+    ids=["numpy", "torch", "gpu", "driver", "cublas", "worker"],
 )
 def test_too_little_memory_is_told_with_what_to_do(capsys, ask):
     assert run("odiff_test", ask) == 2
@@ -70,9 +77,9 @@ def test_too_little_memory_is_told_with_what_to_do(capsys, ask):
     assert said.startswith("odiff_test: error: not enough memory (") and "--memory-gb" in said and said.count("\n") == 1
 
 
-def of_gpu():
-    """What torch raises where a GPU is full."""
-    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it")
+def fails(error):
+    """What torch raises, which no GPU is needed for."""
+    raise error
 
 
 def test_other_faults_of_torch_stay_bugs():

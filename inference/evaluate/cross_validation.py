@@ -21,10 +21,13 @@ from odiff.inference.trained_plans import trained_plans
 from odiff.learning.calibration import read_calibration
 from odiff.learning.context import ALL
 from odiff.learning.diagnosis_scores import read_logits
+from odiff.learning.fusion import fused_views
 from odiff.learning.pretrained import ResultsFolder
+from odiff.learning.run import check_origins
 from odiff.learning.tabular_model import TABULAR
 from odiff.metrics.calibration import cross_fitted, expit
 from odiff.plan import Plan
+from odiff.training.run_folder import RunFolder
 from odiff.vocabulary import FINAL, FUSED, PREDICTED
 
 log = logging.getLogger(__name__)
@@ -83,15 +86,32 @@ def collect_variants(results: Path, prepared: Prepared, processes: int) -> tuple
     found: list[Variant] = []
     notes: list[str] = []
     for folder in plan_folders(results):
-        variants = [_variant(ResultsFolder(folder), view, prepared, processes) for view in (*VIEWS, FUSED)]
-        if not any(variants):
+        variants, faults = _variants(ResultsFolder(folder), prepared, processes)
+        if not variants and not faults:
             notes.append(f"{folder}: no validation predictions of single folds, passed over")
-        found += [one for one in variants if one is not None]
+        notes += [f"passed over: {one}" for one in faults]
+        found += variants
     if not found:
+        others = "".join(f"; {note}" for note in notes if note.startswith("passed over"))
         raise CheckpointError(
-            f"{results}: no validation predictions of single folds; train first: odiff_train {results.name} VIEW"
+            f"{results}: no validation predictions of single folds; train first: odiff_train {results.name} VIEW{others}"
         )
     return found, notes
+
+
+def _variants(
+    results: ResultsFolder, prepared: Prepared, processes: int
+) -> tuple[list[Variant], list[CheckpointError]]:
+    """The variants of one plan, and why others cannot be scored: a damaged checkpoint, a fusion of views that were trained again."""
+    found: list[Variant] = []
+    faults: list[CheckpointError] = []
+    for view in (*VIEWS, FUSED):
+        try:
+            if one := _variant(results, view, prepared, processes):
+                found.append(one)
+        except CheckpointError as fault:
+            faults.append(fault)
+    return found, faults
 
 
 def _variant(results: ResultsFolder, view: str, prepared: Prepared, processes: int) -> Variant | None:
@@ -100,6 +120,9 @@ def _variant(results: ResultsFolder, view: str, prepared: Prepared, processes: i
     if not masks and not labels:
         return None
     plan = trained_plans(masks, labels).plan
+    for fold, path in labels.get(FUSED, {}).items():
+        run = RunFolder(path.parent)
+        check_origins(run, fused_views(results, run, fold))
     prepared = replace(prepared, description=as_planned(prepared.description, plan))
     segmentation, gain = None, {}
     if view != FUSED:

@@ -19,6 +19,7 @@ NO_MEMORY = (
     "close what else uses it, plan what takes less (odiff_plan_and_preprocess --memory-gb GB), or use --device cpu"
 )
 MAY_NOT = "you may not read or write it; change its permissions, or choose another folder"
+SAID_WITHOUT_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "is killed by signal: Killed")
 DONE, SOME_FAILED, USERS, INTERRUPTED = 0, 3, 2, 130
 
 
@@ -100,6 +101,8 @@ def run(program: str, body: Callable[[], int], is_verbose: bool = False) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, NumPy or torch, on a CPU or a GPU, found no memory; torch is known by what it says, lest --help imports it."""
-    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or is_torch
+    """Whether Python, NumPy or torch found no memory; torch is known by what it says, lest --help imports it.
+
+    It says so of a GPU that it, the driver or cuBLAS filled, of a CPU, and of a loading process that the system killed for memory.
+    """
+    return isinstance(error, MemoryError) or any(one in str(error) for one in SAID_WITHOUT_MEMORY)

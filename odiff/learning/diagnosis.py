@@ -79,11 +79,12 @@ def train_diagnosis(
         patients = [case.patient for case in training if case.of_view(view)][: len(cached.targets)]
         scores = _choose_pooling(network, cached, patients, plan, view, settings)
     transfer = with_head(taken, network) if taken else None
-    meta |= {
+    chosen = {
         "features": to_plain(network.choice), "features_from": probes.source, "probes": probes.scores,
         "pooling_scores": scores or {}, "transfer": to_plain(transfer),
     }  # fmt: skip
-    run.write_config(meta)
+    meta |= chosen
+    run.write_config(run.read_config() | chosen)
     log_transfer(transfer, f"{view} diagnosis fold {fold}")
     _start_head(network, items, cached, recipe, settings.seed)
     loop = fine_tuning_loop("diagnosis", recipe, settings, accumulate=1)

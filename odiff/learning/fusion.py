@@ -28,7 +28,7 @@ from odiff.learning.fusion_batches import (
 from odiff.learning.fusion_choice import choose_variant
 from odiff.learning.gates import add_gates, draw_gates, gate_table
 from odiff.learning.inner_logits import inner_logits
-from odiff.learning.pretrained import started_from
+from odiff.learning.pretrained import ResultsFolder, started_from
 from odiff.learning.run import RunSettings, check_answers, describe_run, open_run, origins
 from odiff.learning.subsets import LabelShare
 from odiff.network.diagnosis import DiagnosisNetwork
@@ -99,6 +99,15 @@ def inner_cases(
     return EmbeddedCases(logits, present)
 
 
+def fused_views(results: ResultsFolder, run: RunFolder, fold: str) -> dict[str, Path]:
+    """The networks, by view, that a trained fusion joins and that are there."""
+    paths = {
+        view: results.task(view, "diagnosis", fold).checkpoint("final")
+        for view in run.read_config().get("fused_views", ())
+    }
+    return {view: path for view, path in paths.items() if path.exists()}
+
+
 def train_fusion(
     context: Context,
     fold: str,
@@ -119,8 +128,9 @@ def train_fusion(
     meta |= {**to_plain(share), "fused_views": list(networks), **origins(**views)}
     run = open_run(folder, meta, settings, keep=("code_from", "code_shares", *CHOSEN))
     kept = with_views(context, networks, training)
-    meta |= _chosen_variant(context, fold, networks, kept, run, settings)
-    run.write_config(run.read_config() | meta)
+    chosen = _chosen_variant(context, fold, networks, kept, run, settings)
+    meta |= chosen
+    run.write_config(run.read_config() | chosen)
     torch.manual_seed(settings.seed)
     heads = {view: one.head for view, one in networks.items()}
     network = start_fusion(meta["variant"], heads, len(plan.diagnoses))
@@ -166,7 +176,7 @@ def _chosen_variant(
 ) -> dict[str, Any]:  # fmt: skip
     """The plan's fusion; where the plan leaves it open, the run's own or what is measured now, with the figures that decided."""
     recipe, stored = context.plan.fusion, run.read_config()
-    if "variant" in stored and run.checkpoint("latest").exists():
+    if "variant" in stored and (run.is_trained() or run.checkpoint("latest").exists()):
         if recipe.variant not in (AUTO, stored["variant"]):
             raise CheckpointError(
                 f"{run.path}: was trained with fusion.variant {stored['variant']}, now {recipe.variant!r}; give that or auto to go on "

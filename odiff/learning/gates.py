@@ -40,6 +40,20 @@ def add_gates(folder: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False))
 
 
+def forget_gates(folder: Path, case: str) -> None:
+    """Take a case out of gate_weights.csv; the files go with the last one."""
+    path = folder / TABLE
+    if not path.exists():
+        return
+    (folder / PICTURE).unlink(missing_ok=True)
+    table = read_gates(path)
+    left = table[table[CASE] != case]
+    if left.empty:
+        path.unlink()
+    else:
+        write_text(path, left.to_csv(index=False))
+
+
 def draw_gates(folder: Path) -> None:
     """Draw gate_weights.png, the mean over all cases of gate_weights.csv, where there are some and the picture is missing."""
     if not (folder / TABLE).exists() or (folder / PICTURE).exists():

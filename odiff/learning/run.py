@@ -1,6 +1,8 @@
 """What every kind of training run shares: its settings, its description, and whether it may be resumed."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,24 @@ from odiff.plan import Plan, ViewPlan, from_plain, to_plain
 from odiff.training.checkpoint import FORMAT, tensors_digest
 from odiff.training.precision import precision_of
 from odiff.training.run_folder import RunFolder
+from odiff.vocabulary import restart_flags
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Choices of one command call that are not the plan's; a `UsageError` for a seed or workers below 0."""
+    """Choices of one command call that are not the plan's; a `UsageError` for a seed or workers below 0.
+
+    With `restart` a run begins anew, and when it does the other runs in `restart_with` are moved aside as it is: a command that is
+    interrupted after that goes on without the flag, and none of them is taken for done.
+    """
 
     seed: int
     device: torch.device
     workers: int
     restart: bool = False
+    restart_with: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("seed", "workers"):
@@ -58,27 +68,52 @@ def open_run(folder: Path, meta: dict[str, Any], settings: RunSettings, keep: tu
     """
     run = RunFolder(folder)
     if settings.restart:
-        run.move_aside()
+        move_aside(run, settings.restart_with)
     kept: dict[str, Any] = {}
     if run.config.exists():
         _check_same_run(run, meta)
-        kept = {key: value for key, value in run.read_config().items() if key in keep}
+        stored = run.read_config()
+        kept = {key: value for key, value in stored.items() if key in keep}
+        if TRAIN in meta and TRAIN not in stored and run.is_trained():
+            log.warning(
+                "%s: was trained by a version that noted no cases; see that splits_final.json is as it was", folder
+            )
+            meta = {key: value for key, value in meta.items() if key != TRAIN}
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_config({**meta, **kept})
     return run
+
+
+def move_aside(run: RunFolder, others: Sequence[Path]) -> None:
+    """Move a run aside that this process has locked, and before it others, all of them or none.
+
+    Raises
+    ------
+    TrainingError
+        Another process trains one of them.
+    """
+    with ExitStack() as locked:
+        also = [RunFolder(path) for path in others if path.exists() and path != run.path]
+        for one in also:
+            locked.enter_context(one.alone())
+        for one in (*also, run):
+            one.move_aside()
 
 
 SAME = ("task", "view", "fold", "seed", "pretrained", "label_fraction", "columns", "fused_views")
 FIT = ("network", "spacing_zyx_mm", "normalisation")
 # What a network's answers mean, by task; in pretraining they mean what the diffusion's process says.
 ANSWERS = {"segmentation": "labels", "diagnosis": "diagnoses", "probe": "diagnoses", "tabular": "diagnoses"}
+MASKS = ("left_right", "ignore_label", "sparse_slices")
 PROCESS = ("prediction", "schedule", "time_steps")
 ORIGINS = "origins_sha256"
+TRAIN = "train"
+ANEW = "--restart moves this run aside and trains it on the new one"
 
 
 def _check_same_run(run: RunFolder, meta: dict[str, Any]) -> None:
     stored = run.read_config()
-    restart = "--task pretrain --restart" if meta["task"] == "pretrain" else "--restart"
+    restart = restart_flags(meta["task"])
     for key in SAME:
         before, now = stored.get(key), meta.get(key)
         if key == "pretrained" and ORIGINS in stored:  # known by its digest, wherever it lies
@@ -90,12 +125,13 @@ def _check_same_run(run: RunFolder, meta: dict[str, Any]) -> None:
             )
     _check_origins(run, stored.get(ORIGINS) or {}, meta.get(ORIGINS) or {})
     check_answers(run, stored, meta["plan"])
-    check_cases(run, stored, meta.get("train"))
+    check_cases(run, stored, meta.get(TRAIN))
+    check_arrays(run, stored, meta["plan"])
     advice = f"{restart} moves the old run aside"
     views = [name for name in stored["plan"]["views"] if meta["view"] in (name, "fused")]
     for view in views:
         before, now = plan_of_view(stored, view), plan_of_view(meta, view)
-        fields = (*FIT, "diffusion") if meta["task"] == "pretrain" else FIT
+        fields = (*FIT, "grid", *(("diffusion",) if meta["task"] == "pretrain" else ()))
         check_fit(_but_probes(before, now), now, str(run.path), advice, fields)
 
 
@@ -115,11 +151,23 @@ def check_answers(run: RunFolder, stored: Mapping[str, Any], plan: Mapping[str, 
         )
 
 
+def check_arrays(run: RunFolder, stored: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    """Raise a `CheckpointError` where a run, so described, learnt from volumes or masks that were preprocessed otherwise than by `plan`."""
+    task = stored["task"]
+    for field in ("flip_left_joints", *(MASKS if task == "segmentation" else ())):
+        before, now = stored["plan"].get(field), plan[field]
+        if field in stored["plan"] and before != now:
+            raise CheckpointError(
+                f"{run.path}: learnt from data preprocessed with {field} {before}, the plan now has {now}; plan as before, or "
+                f"{restart_flags(task)} to move the run aside"
+            )
+
+
 def check_cases(run: RunFolder, stored: Mapping[str, Any], train: Sequence[str] | None) -> None:
     """Raise a `CheckpointError` where a run, so described, learnt from other cases or series than `train`: what it validates on now it
     may have learnt from. Earlier versions did not store them.
     """
-    before = stored.get("train")
+    before = stored.get(TRAIN)
     if before is None or train is None or set(before) == set(train):
         return
     gone, new = sorted(set(before) - set(train)), sorted(set(train) - set(before))
@@ -140,18 +188,18 @@ def stands_on(config: Mapping[str, Any], **paths: Path | None) -> bool:
     return bool(config.get(ORIGINS) == origins(**paths)[ORIGINS])
 
 
-def check_origins(run: RunFolder, files: Mapping[str, Path]) -> None:
+def check_origins(run: RunFolder, files: Mapping[str, Path], advice: str = ANEW) -> None:
     """Raise a `CheckpointError` where a trained run stands on other models than these files, by name, hold now."""
-    _check_origins(run, run.read_config().get(ORIGINS) or {}, origins(**files)[ORIGINS])
+    _check_origins(run, run.read_config().get(ORIGINS) or {}, origins(**files)[ORIGINS], advice)
 
 
-def _check_origins(run: RunFolder, stored: Mapping[str, str], now: Mapping[str, str]) -> None:
+def _check_origins(run: RunFolder, stored: Mapping[str, str], now: Mapping[str, str], advice: str = ANEW) -> None:
     """Raise a `CheckpointError` where what the run stands on was trained again since; earlier versions did not store it."""
     for name, digest in now.items():
         if stored.get(name, digest) != digest:
             raise CheckpointError(
                 f"{run.path}: stands on the {name} model as it was, sha256 {stored[name][:12]}, which is now {digest[:12]}: it was trained "
-                "again since, or is another; --restart moves this run aside and trains it on the new one"
+                f"again since, or is another; {advice}"
             )
 
 

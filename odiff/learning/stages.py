@@ -11,12 +11,12 @@ from odiff.errors import DatasetError, UsageError
 from odiff.learning.code_diagnosis import find_code
 from odiff.learning.context import ALL, Context, open_context
 from odiff.learning.diagnosis import train_diagnosis, validate_diagnosis
-from odiff.learning.fusion import train_fusion, validate_fusion
+from odiff.learning.fusion import fused_views, train_fusion, validate_fusion
 from odiff.learning.oof import collect_out_of_fold
 from odiff.learning.pretrain import pretrain
 from odiff.learning.pretrained import find_pretrained
 from odiff.learning.probe_grid import probe_fold
-from odiff.learning.run import RunSettings, check_answers, check_cases
+from odiff.learning.run import RunSettings, check_answers, check_cases, check_origins
 from odiff.learning.segment import load_segmentation
 from odiff.learning.segmentation import TaskData, train_segmentation
 from odiff.learning.segmentation_scores import validate_segmentation
@@ -72,7 +72,10 @@ def train_view(
     context = open_context(preprocessed, results, wanted, overrides, options.baseline)
     context = context.with_fraction(options.label_fraction)
     context.view_plan_exists(view)
-    for task in tasks_of(context, view, options):
+    tasks = tasks_of(context, view, options)
+    if settings.restart:
+        settings = replace(settings, restart_with=runs_of(context, view, tasks, options.fold))
+    for task in tasks:
         if task == "pretrain":
             # What others may stand on is begun anew only where it is asked for by its name.
             of_pretraining = settings if options.task == task else replace(settings, restart=False)
@@ -90,11 +93,23 @@ def train_view(
             for fold in context.fold_names(options.fold):
                 with context.results.task(view, task, fold).alone():
                     TASK[task](context, view, fold, options, settings)
+                settings = replace(settings, restart=False)  # all runs have begun anew
             if task == "diagnosis" and options.fold != ALL:
                 collect_out_of_fold(context, view)
                 if view == FUSED and uses_table(context.plan):
                     collect_out_of_fold(context, view, TABULAR)
     return context
+
+
+def runs_of(context: Context, view: str, tasks: Sequence[str], fold: str | None) -> tuple[Path, ...]:
+    """The folders that tasks, but for pretraining, train into."""
+    with_table = (TABULAR,) if view == FUSED and uses_table(context.plan) else ()
+    return tuple(
+        context.results.task(view, name, one).path
+        for task in tasks if task in TASK
+        for name in (task, *(with_table if task == "diagnosis" else ()))
+        for one in context.fold_names(fold)
+    )  # fmt: skip
 
 
 def from_scratch(options: TrainOptions) -> TrainOptions:
@@ -123,6 +138,8 @@ def tasks_of(context: Context, view: str, options: TrainOptions) -> list[str]:
         return fused_tasks(context, options)
     if options.task == "pretrain" and options.validate_only:
         raise UsageError("--validate-only: pretraining validates on nothing; leave it out, or name another --task")
+    if options.task == "probe" and options.validate_only:
+        raise UsageError("--validate-only: probes are scored as they are fitted; leave it out, or name another --task")
     if options.task:
         return [options.task]
     tasks = ["pretrain"] if options.pretrained == "auto" and not options.validate_only else []
@@ -266,6 +283,8 @@ def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions,
     run = context.results.task(view, "diagnosis", fold)
     if options.validate_only:
         _check_run(run, context, share.train)
+        if view == FUSED and run.is_trained():
+            check_origins(run, fused_views(context.results, run, fold))
     elif view == FUSED:
         code = find_code(code_start(context, options), context.results, context.results_root, context.plan.joint)
         train_fusion(context, fold, training, run.path, code, settings, share)
@@ -279,6 +298,7 @@ def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions,
         macro = summary["labels"]["macro"]["auroc"]
         log.info("%s diagnosis fold %s: macro AUROC %s", view, fold, "unknown" if macro is None else f"{macro:.3f}")
     if view == FUSED and uses_table(context.plan):
+        settings = replace(settings, restart=False)  # the fusion moved it aside
         run_tabular(context, fold, training, validation, settings, share, options.validate_only, is_new)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from odiff.errors import CheckpointError
 from odiff.storage import atomic_path, digest_of_file
+from odiff.vocabulary import restart_flags
 
 # Counted up when networks name their tensors in another way.
 FORMAT = 4
@@ -85,8 +86,9 @@ def _opened(path: Path) -> Iterator[Any]:
             raise CheckpointError(f"{path}: you may not read it; change its permissions") from None
         raise CheckpointError(f"{path}: no such checkpoint; train with odiff_train first") from None
     except (SafetensorError, OSError) as fault:
+        again = restart_flags(path.parent.name)
         raise CheckpointError(
-            f"{path}: damaged checkpoint ({fault}); train it again with odiff_train --restart"
+            f"{path}: damaged checkpoint ({fault}); train it again with odiff_train {again}"
         ) from None
 
 
@@ -99,7 +101,7 @@ def _described(path: Path, file: Any) -> dict[str, Any]:
     if described.get("format", FORMAT) != FORMAT:
         raise CheckpointError(
             f"{path}: written by odiff {described.get('odiff')} in format {described['format']}, this one reads {FORMAT}; train again "
-            "with odiff_train --restart"
+            f"with odiff_train {restart_flags(path.parent.name)}"
         )
     return described
 
@@ -138,7 +140,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str, 
         if names:
             raise CheckpointError(
                 f"{where}: the checkpoint {what} {names[0]} ({len(names)} in all): it was trained with another plan; "
-                "train again with --restart, or plan with --like"
+                f"train again with {restart_flags(Path(where).parent.name)}, or plan with --like"
             )
     with torch.no_grad():
         for name, tensor in weights.items():

@@ -27,6 +27,7 @@ from odiff.training.precision import autocast, place, precision_of
 from odiff.training.progress import draw_progress
 from odiff.training.run_folder import RunFolder
 from odiff.training.stability import LossWatch
+from odiff.vocabulary import restart_flags
 
 Batch = Any
 Validate = Callable[["TrainingState"], dict[str, float]]
@@ -158,7 +159,7 @@ def _is_finished_alone(folder: RunFolder, steps: int) -> bool:
     if done != steps:
         raise CheckpointError(
             f"{folder.path}: is finished after {done} steps and cannot go on to {steps} without {folder.checkpoint('latest').name}; put it "
-            "back, give the same steps again, or train anew with --restart"
+            f"back, give the same steps again, or train anew with {restart_flags(folder.path.name)}"
         )
     return True
 

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from odiff.errors import CheckpointError, TrainingError
 from odiff.storage import explained, read_json, write_json, write_text
+from odiff.vocabulary import restart_flags
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:
         """The stored configuration."""
-        return read_json(self.config, CheckpointError, "train again with odiff_train --restart")
+        return read_json(self.config, CheckpointError, f"train again with odiff_train {restart_flags(self.path.name)}")
 
     def append_metrics(self, entry: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""

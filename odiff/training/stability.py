@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from odiff.errors import TrainingError
+from odiff.vocabulary import restart_flags
 
 log = logging.getLogger(__name__)
 WINDOW = 50
@@ -35,7 +36,7 @@ class LossWatch:
     @property
     def restart(self) -> str:
         """The flags that begin the run anew."""
-        return "--task pretrain --restart" if self.field.startswith("pretrain.") else "--restart"
+        return restart_flags(self.field.partition(".")[0])
 
     def see(self, step: int, loss: float, rate: float) -> None:
         """Take the loss of a step and the learning rate it was made with.

@@ -46,6 +46,23 @@ def test_a_baseline_is_a_variant_of_its_own_though_it_has_the_name_of_its_plan(e
     assert "-p cpu_demo_unet3d" in commands[0]
 
 
+def test_a_damaged_plan_and_a_stale_fusion_are_passed_over_and_the_others_scored(crossed):
+    prepared = read_prepared(crossed / "preprocessed" / "Dataset001_Knee")
+    results = crossed / "results" / "Dataset001_Knee"
+    (results / "cpu_demo" / "axial" / "segmentation" / "fold_1" / "checkpoint_final.safetensors").write_bytes(b"half")
+    config = results / "better" / "fused" / "diagnosis" / "fold_0" / "config.json"
+    stale = {"fused_views": ["axial"], "origins_sha256": {"axial": "0" * 64}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | stale))
+    variants, notes = collect_variants(results, prepared, 1)
+    assert [one.name for one in variants] == ["better/axial", "cpu_demo/fused (concat)"]
+    assert len(notes) == 2 and all(note.startswith("passed over: ") for note in notes)
+    assert "stands on the axial model as it was" in notes[0] and "damaged checkpoint" in notes[1]
+    for path in results.glob("*/*/*/fold_*/checkpoint_final.safetensors"):
+        path.write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"no validation predictions .* passed over: .*damaged"):
+        collect_variants(results, prepared, 1)
+
+
 def test_every_fold_is_scored_out_of_fold_and_can_be_compared_later(evaluated):
     roots, _, _ = evaluated
     folder = roots / "results" / "Dataset001_Knee" / "evaluation"

@@ -12,6 +12,7 @@ from odiff.geometry import read_mask, read_volume, same_grid
 from odiff.inference.command import main
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import CaseImages, Predictor
+from odiff.learning.gates import forget_gates
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, train_view
 from odiff.network.fusion import FUSIONS
@@ -96,6 +97,11 @@ def test_gate_weights_outlive_an_interruption(planned, views, tmp_path, monkeypa
     (tmp_path / "out" / "diagnosis.csv").unlink()
     predict_folder(predictor, source, tmp_path / "out")
     assert picture.stat().st_size > 1000
+    first, last = sorted({row[0] for row in rows} - {"case"})
+    forget_gates(tmp_path / "out", first)
+    assert {row["case"] for row in csv.DictReader(table.open())} == {last} and not picture.exists()
+    forget_gates(tmp_path / "out", last)
+    assert not table.exists()
 
 
 def test_fused_segmentations_lie_on_the_grid_of_each_view(planned, views, tmp_path, capsys):

@@ -253,7 +253,7 @@ def test_what_was_made_of_other_images_is_made_anew(predictor, images, tmp_path)
     assert len(predict_folder(predictor, images, target).failed) == 1
 
 
-def test_predictions_of_before_images_were_noted_are_kept(predictor, images, tmp_path):
+def test_predictions_of_before_images_were_noted_are_kept_until_one_changes(predictor, images, tmp_path):
     target = tmp_path / "out"
     predict_folder(predictor, images, target)
     content = json.loads((target / "predict.json").read_text())
@@ -261,6 +261,35 @@ def test_predictions_of_before_images_were_noted_are_kept(predictor, images, tmp
         del one["images"]
     (target / "predict.json").write_text(json.dumps(content))
     assert predict_folder(predictor, images, target).skipped == 2
+    first, other, *_ = sorted(images.glob("*_axial.nii.gz"))
+    shutil.copyfile(other, first)
+    assert predict_folder(predictor, images, target).segmented == 1
+
+
+def test_a_case_that_was_interrupted_is_made_anew_whatever_its_images_are_by_now(
+    predictor, images, tmp_path, monkeypatch
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("odiff.inference.output_folder.OutputFolder.add_diagnosis", interrupted)
+        predict_folder(predictor, images, tmp_path / "out")
+    first, other, *_ = sorted(images.glob("*_axial.nii.gz"))
+    assert (tmp_path / "out" / first.name).exists()
+    shutil.copyfile(other, first)
+    assert predict_folder(predictor, images, tmp_path / "out").segmented == 2
+    masks = [read_mask(tmp_path / "out" / one.name).array for one in (first, other)]
+    assert np.array_equal(*masks)
+
+
+def test_no_diagnosis_of_an_earlier_image_stays_where_the_new_one_cannot_be_read(predictor, images, tmp_path):
+    case, other = sorted({path.name.rsplit("_", 1)[0] for path in images.iterdir()})
+    predict_folder(predictor, images, tmp_path / "out")
+    for path in images.glob(f"{case}_*"):
+        path.write_bytes(b"damaged")
+    assert len(predict_folder(predictor, images, tmp_path / "out").failed) == 2
+    assert [row["case"] for row in csv.DictReader((tmp_path / "out" / "diagnosis.csv").open())] == [other]
 
 
 def test_a_scan_of_another_view_than_its_name_says_is_told(predictor, images, tmp_path):

@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from odiff.errors import CheckpointError, PlanError, UsageError
+from odiff.errors import CheckpointError, PlanError, TrainingError, UsageError
+from odiff.learning import segmentation
+from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import RunSettings
 from odiff.learning.stages import TrainOptions, is_pretrained, train_view
+from odiff.training.checkpoint import read_checkpoint, read_description
 
 SETTINGS = RunSettings(0, torch.device("cpu"), 0)
 FEW = (
@@ -17,8 +20,8 @@ FEW = (
 )  # fmt: skip
 
 
-def train_task(roots, results, task, *more, view="axial", pretrained="none", settings=SETTINGS, **options):
-    choices = TrainOptions(task, None if task == "pretrain" else "0", pretrained, **options)
+def train_task(roots, results, task, *more, view="axial", pretrained="none", settings=SETTINGS, fold="0", **options):
+    choices = TrainOptions(task, None if task == "pretrain" else fold, pretrained, **options)
     return train_view(roots / "preprocessed", results, "1", view, choices, settings, (*FEW, *more))
 
 
@@ -84,6 +87,80 @@ def test_what_others_stand_on_is_begun_anew_only_by_its_name(planned, tmp_path):
         assert (context.results.of_task("axial", task) / "fold_0.old-1").exists()
 
 
+def test_an_interrupted_restart_leaves_no_earlier_fold_to_be_taken_for_done(planned, tmp_path, monkeypatch):
+    for task in ("segmentation", "diagnosis"):
+        train_task(planned, tmp_path, task)
+        train_task(planned, tmp_path, task, fold="1")
+    results = tmp_path / "Dataset001_Knee" / "cpu_demo" / "axial"
+    again, slow = replace(SETTINGS, restart=True), "segmentation.learning_rate=0.00001"
+    with ResultsFolder(results.parent).task("axial", "segmentation", "1").alone(), pytest.raises(TrainingError):
+        train_task(planned, tmp_path, None, settings=again, fold=None)
+    assert not list(results.glob("*/*.old-1")), "another process has fold 1: all stay"
+    with monkeypatch.context() as patched:
+        patched.setattr(segmentation, "train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_task(planned, tmp_path, None, slow, settings=again, fold=None)
+    assert len(list(results.glob("*/*.old-1"))) == 4 and not (results / "diagnosis" / "fold_1").exists()
+    assert not [path for path in results.glob("*/.*.lock") if "fold_0" not in path.name]
+    train_task(planned, tmp_path, None, slow, fold=None)
+    for fold in ("0", "1"):
+        used = read_description(results / "segmentation" / f"fold_{fold}" / "checkpoint_final.safetensors")
+        assert used["plan"]["segmentation"]["learning_rate"] == 1e-5
+    assert len(list(results.glob("*/*.old-*"))) == 4, "none is moved again"
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_run_on_arrays_made_otherwise_is_refused_though_they_were_made_anew(roots):
+    train_task(roots, roots, "segmentation")
+    for path in roots.rglob("preprocessing.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"flip_left_joints": False}))
+    with pytest.raises(CheckpointError, match="learnt from data preprocessed with flip_left_joints True, the plan now"):
+        train_task(roots, roots, "segmentation", "flip_left_joints=false")
+
+
+def test_a_trained_run_that_noted_no_cases_is_not_credited_with_those_of_now(planned, tmp_path, caplog):
+    for task in ("segmentation", "diagnosis"):
+        run = train_task(planned, tmp_path, task).results.task("axial", task, "0")
+        run.write_config({key: value for key, value in run.read_config().items() if key != "train"})
+        caplog.clear()
+        train_task(planned, tmp_path, task)
+        assert "noted no cases" in caplog.text and "train" not in run.read_config()
+
+
+def test_what_is_broken_of_a_pretraining_is_begun_anew_by_its_name(planned, tmp_path):
+    run = train_task(planned, tmp_path, "pretrain").results.pretrain("axial")
+    final = run.checkpoint("final")
+    final.write_bytes(final.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"damaged checkpoint .* odiff_train --task pretrain --restart"):
+        read_checkpoint(final)
+    run.config.write_text("{")
+    with pytest.raises(CheckpointError, match="--task pretrain --restart"):
+        run.read_config()
+    task = train_task(planned, tmp_path, "segmentation").results.task("axial", "segmentation", "0")
+    task.config.write_text("{")
+    with pytest.raises(CheckpointError, match="odiff_train --restart"):
+        task.read_config()
+
+
+def test_a_fusion_of_views_that_were_trained_again_is_not_validated(planned, tmp_path):
+    for view in ("sagittal", "axial"):
+        train_task(planned, tmp_path, "diagnosis", view=view)
+    run = train_task(planned, tmp_path, "diagnosis", "fusion.variant=concat", view="fused")
+    run = run.results.task("fused", "diagnosis", "0")
+    train_task(planned, tmp_path, "diagnosis", view="fused", validate_only=True)
+    run.checkpoint("latest").unlink()
+    with pytest.raises(CheckpointError, match=r"trained with fusion\.variant concat, now 'linear_add'"):
+        train_task(planned, tmp_path, "diagnosis", "fusion.variant=linear_add", view="fused")
+    train_task(planned, tmp_path, "diagnosis", "diagnosis.learning_rate=0.1", settings=replace(SETTINGS, restart=True))
+    before = (run.validation / "predictions.csv").stat().st_mtime_ns
+    with pytest.raises(CheckpointError, match="stands on the axial model as it was"):
+        train_task(planned, tmp_path, "diagnosis", view="fused", validate_only=True)
+    assert (run.validation / "predictions.csv").stat().st_mtime_ns == before
+
+
 def test_validating_trains_nothing(planned, tmp_path):
     train_task(planned, tmp_path, "segmentation")
     context = train_task(planned, tmp_path, "diagnosis")
@@ -91,6 +168,8 @@ def test_validating_trains_nothing(planned, tmp_path):
     assert not context.results.pretrain("axial").path.exists()
     with pytest.raises(UsageError, match="--validate-only: pretraining validates on nothing"):
         train_task(planned, tmp_path, "pretrain", validate_only=True)
+    with pytest.raises(UsageError, match="--validate-only: probes are scored"):
+        train_task(planned, tmp_path, "probe", pretrained="auto", validate_only=True)
 
 
 def test_results_may_be_moved(planned, tmp_path):
