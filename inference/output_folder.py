@@ -82,10 +82,10 @@ class OutputFolder:
         """Note the images of a case that was predicted before they were noted, from which on a change is seen."""
         before = self.provenance.cases[case]
         if not before.images:
-            self.close_case(case, replace(before, images=now.images))
+            self.note_case(case, replace(before, images=now.images))
 
-    def close_case(self, case: str, made_of: MadeOf) -> None:
-        """Note what a case was predicted from."""
+    def note_case(self, case: str, made_of: MadeOf) -> None:
+        """Note what a case is predicted from, before the first of its files and after the last."""
         self.provenance.cases[case] = made_of
         write_provenance(self.path / FILE, self.provenance)
 
@@ -113,17 +113,16 @@ def open_output(target: Path, source: Path, predictor: Predictor, series: Sequen
         predictor.models.identity, predictor.step_size, predictor.is_mirroring, str(predictor.models.folder)
     )
     path = target / FILE
-    if path.exists():
-        found = read_provenance(path)
-        check_same(path, found, now)
-    else:
-        names = [target / one.image.name for one in series] + [target / TABLE]
-        if strange := [one for one in names if one.exists() or one.is_symlink()]:
-            raise DatasetError(
-                f"{strange[0]}: is there and not written by odiff_predict, which keeps a {FILE} beside ({len(strange)} such "
-                "files); choose another -o"
-            )
-        found = now
+    found = read_provenance(path) if path.exists() else now
+    check_same(path, found, now)
+    names = [target / one.image.name for one in series if one.case not in found.cases]
+    names += [] if path.exists() else [target / TABLE]
+    if strange := [one for one in names if one.exists() or one.is_symlink()]:
+        raise DatasetError(
+            f"{strange[0]}: is there and not written by odiff_predict, which notes in {FILE} what it writes ({len(strange)} such "
+            "files); choose another -o"
+        )
+    if not path.exists():
         write_provenance(path, found)
     return OutputFolder(target, predictor.plan, found, read_table(target / TABLE, predictor.plan))
 

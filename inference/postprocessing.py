@@ -42,6 +42,14 @@ def read_postprocessing(folder: Path, plan: Plan) -> Kept:
     return kept
 
 
+def decided_before(folder: Path) -> Kept:
+    """What the file holds, whatever plan it is of; nothing where it is missing or broken."""
+    try:
+        return convert(Kept, read_json(folder / POSTPROCESSING, CheckpointError, ADVICE), "", CheckpointError)
+    except CheckpointError:
+        return {}
+
+
 def write_postprocessing(folder: Path, kept: Mapping[str, tuple[str, ...]]) -> None:
     """Store the decision beside the models, where odiff_predict finds it."""
     write_json(folder / POSTPROCESSING, {view: list(names) for view, names in kept.items()})

@@ -75,6 +75,7 @@ def predict_folder(
             counts["skipped"] += 1
             output.note_images(case, missing.made_of)
             continue
+        output.note_case(case, replace(missing.made_of, is_done=False))
         output.forget_masks(missing.stale)
         if missing.is_other_input:
             output.forget_fused(members)
@@ -86,7 +87,7 @@ def predict_folder(
             counts["diagnosed"] += 1
         elif missing.diagnose_by:
             output.forget_diagnosis(case)
-        output.close_case(case, replace(missing.made_of, unread=len(unread)))
+        output.note_case(case, replace(missing.made_of, unread=len(unread)))
     if predictor.is_gated:
         output.draw_gates()
     return PredictOutcome(**counts, failed=tuple(failed), notes=tuple(notes))
@@ -112,20 +113,20 @@ def to_do(
 ) -> ToDo:
     """What was made of other input, or by a call that was interrupted in this case, is made anew; `now` is what the case is."""
     before = output.made_of(members[0].case)
-    is_other_side = before is None or before.laterality != now.laterality
+    is_whole_case = before is not None and (not before.is_done or before.laterality != now.laterality)
     changed = now.changed_since(before) if before else frozenset()
     # Files that failed then are tried again.
-    is_other = before is None or bool(changed or replace(before, images=now.images) != now)
+    is_other = before is not None and bool(changed or replace(before, images=now.images) != now)
     views = tuple(view for view in predictor.models.diagnosis if any(one.view == view for one in members))
     is_diagnosed = not is_other and output.has_diagnosis(
         members[0].case, views, predictor.uses_table(views, now.tabular)
     )
-    stale = tuple(one for one in members if is_other_side or one.image.name in changed)
+    stale = tuple(one for one in members if is_whole_case or one.image.name in changed)
     segment = tuple(
         one for one in members
         if predictor.can_segment(one.view) and (one in stale or not output.has_mask(one, save_probabilities))
     )  # fmt: skip
-    return ToDo(tuple(members), now, segment, () if is_diagnosed else views, stale, is_other_side or bool(changed))
+    return ToDo(tuple(members), now, segment, () if is_diagnosed else views, stale, is_whole_case or bool(changed))
 
 
 def predict_case(

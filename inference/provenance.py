@@ -18,13 +18,15 @@ ADVICE = "choose another -o, or delete what is in this one"
 class MadeOf:
     """What a case's predictions depend on: laterality, the columns of the table, how many files failed, and its images.
 
-    `images` holds size and time of each by name, and nothing where an earlier version predicted.
+    `images` holds size and time of each by name, and nothing where an earlier version predicted. Where `is_done` is false a call began
+    to write what belongs to the case, and was interrupted.
     """
 
     laterality: str | None
     tabular: dict[str, Cell]
     unread: int = 0
     images: dict[str, str] = field(default_factory=dict)
+    is_done: bool = True
 
     def changed_since(self, before: "MadeOf") -> frozenset[str]:
         """Names of the images that are new, changed or gone since."""

@@ -1,11 +1,14 @@
 """Files are whole or absent."""
 
 import errno
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from odiff.cli.runner import run
 from odiff.errors import StorageError
@@ -67,14 +70,25 @@ def test_what_may_not_be_read_is_told_without_a_traceback(capsys, number):
         lambda: fails(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it")),
         lambda: fails(RuntimeError("CUDA error: out of memory")),
         lambda: fails(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
-        lambda: fails(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")),
+        lambda: list(DataLoader(KillsItself(), num_workers=1)),
+        lambda: fails(OSError(errno.ENOMEM, "Cannot allocate memory")),
     ],
-    ids=["numpy", "torch", "gpu", "driver", "cublas", "worker"],
+    ids=["numpy", "torch", "gpu", "driver", "cublas", "worker", "fork"],
 )
 def test_too_little_memory_is_told_with_what_to_do(capsys, ask):
     assert run("odiff_test", ask) == 2
     said = capsys.readouterr().err
     assert said.startswith("odiff_test: error: not enough memory (") and "--memory-gb" in said and said.count("\n") == 1
+
+
+class KillsItself(Dataset):
+    """As the system kills a process that takes too much."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, number):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fails(error):

@@ -123,6 +123,8 @@ def _variant(results: ResultsFolder, view: str, prepared: Prepared, processes: i
     for fold, path in labels.get(FUSED, {}).items():
         run = RunFolder(path.parent)
         check_origins(run, fused_views(results, run, fold))
+        if (table := results.task(FUSED, TABULAR, fold)).is_trained():
+            check_origins(table, {"fusion": path})
     prepared = replace(prepared, description=as_planned(prepared.description, plan))
     segmentation, gain = None, {}
     if view != FUSED:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from odiff import __version__
+from odiff.geometry import VIEWS
 from odiff.inference.evaluate.best import Choice, choose, predict_commands
 from odiff.inference.evaluate.compare import compare_folders
 from odiff.inference.evaluate.conclusion import conclusion
@@ -15,7 +16,8 @@ from odiff.inference.evaluate.references import References, collect
 from odiff.inference.evaluate.report import as_csv, as_text, comparison_text
 from odiff.inference.evaluate.summary import SEED, summarise
 from odiff.inference.evaluate.tables import Evaluation, write_tables
-from odiff.inference.postprocessing import write_postprocessing
+from odiff.inference.postprocessing import decided_before, write_postprocessing
+from odiff.learning.pretrained import ResultsFolder
 from odiff.metrics.bootstrap import REPEATS
 from odiff.plan import to_plain
 from odiff.storage import write_json, write_text
@@ -120,7 +122,10 @@ def evaluate_cross_validation(
 
 
 def decide_postprocessing(variants: Sequence[Variant]) -> dict[str, Any]:
-    """Write postprocessing.json into every plan's folder; by plan, view and label, Dice without and with the step."""
+    """Write postprocessing.json into every plan's folder; by plan, view and label, Dice without and with the step.
+
+    What was decided of a view that was passed over now stays.
+    """
     decided: dict[str, Any] = {}
     for one in variants:
         if one.gain:
@@ -131,7 +136,9 @@ def decide_postprocessing(variants: Sequence[Variant]) -> dict[str, Any]:
     for plan, views in decided.items():
         folder = next(one.folder for one in variants if one.plan == plan)
         kept = {view: tuple(name for name, one in labels.items() if one["is_kept"]) for view, labels in views.items()}
-        write_postprocessing(folder, kept)
+        trained = [view for view in VIEWS if ResultsFolder(folder).folds(view, "segmentation")]
+        earlier = {view: names for view, names in decided_before(folder).items() if view in trained}
+        write_postprocessing(folder, earlier | kept)
     return decided
 
 

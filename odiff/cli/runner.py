@@ -84,6 +84,8 @@ def run(program: str, body: Callable[[], int], is_verbose: bool = False) -> int:
         sys.stderr.write(f"\n{program}: interrupted; {again} goes on from the last checkpoint\n")
         return INTERRUPTED
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            return _without_memory(program, error)
         if error.errno in (errno.EACCES, errno.EPERM):
             sys.stderr.write(f"{program}: error: {error.filename or 'a file'}: {MAY_NOT}\n")
             return USERS
@@ -94,10 +96,14 @@ def run(program: str, body: Callable[[], int], is_verbose: bool = False) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        log.debug("where it came from", exc_info=True)
-        said = str(error).splitlines()[0] if str(error) else "no more was told"
-        sys.stderr.write(f"{program}: error: not enough memory ({said}): {NO_MEMORY}\n")
-        return USERS
+        return _without_memory(program, error)
+
+
+def _without_memory(program: str, error: Exception) -> int:
+    log.debug("where it came from", exc_info=True)
+    said = str(error).splitlines()[0] if str(error) else "no more was told"
+    sys.stderr.write(f"{program}: error: not enough memory ({said}): {NO_MEMORY}\n")
+    return USERS
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -105,4 +111,5 @@ def is_out_of_memory(error: Exception) -> bool:
 
     It says so of a GPU that it, the driver or cuBLAS filled, of a CPU, and of a loading process that the system killed for memory.
     """
-    return isinstance(error, MemoryError) or any(one in str(error) for one in SAID_WITHOUT_MEMORY)
+    said = f"{error} {error.__cause__}"
+    return isinstance(error, MemoryError) or any(one in said for one in SAID_WITHOUT_MEMORY)

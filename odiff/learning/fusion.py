@@ -29,7 +29,7 @@ from odiff.learning.fusion_choice import choose_variant
 from odiff.learning.gates import add_gates, draw_gates, gate_table
 from odiff.learning.inner_logits import inner_logits
 from odiff.learning.pretrained import ResultsFolder, started_from
-from odiff.learning.run import RunSettings, check_answers, describe_run, open_run, origins
+from odiff.learning.run import RunSettings, check_plan, describe_run, open_run, origins
 from odiff.learning.subsets import LabelShare
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import FusionNetwork, GatedFusion, start_fusion
@@ -55,7 +55,7 @@ def view_networks(context: Context, fold: str, settings: RunSettings) -> dict[st
     for view in context.plan.views:
         run = context.results.task(view, "diagnosis", fold)
         if run.is_trained():
-            check_answers(run, run.read_config(), to_plain(context.plan))
+            check_plan(run, run.read_config(), to_plain(context.plan))
             found[view] = load_diagnosis(run.checkpoint("final"), context.plan, view, settings.device)
     if not found:
         raise CheckpointError(

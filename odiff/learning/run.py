@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Choices of one command call that are not the plan's; a `UsageError` for a seed or workers below 0.
-
-    With `restart` a run begins anew, and when it does the other runs in `restart_with` are moved aside as it is: a command that is
-    interrupted after that goes on without the flag, and none of them is taken for done.
-    """
+    """Choices of one command call that are not the plan's; a `UsageError` for a seed or workers below 0."""
 
     seed: int
     device: torch.device
     workers: int
     restart: bool = False
-    restart_with: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("seed", "workers"):
@@ -59,7 +53,8 @@ def describe_run(plan: Plan, view: str, task: str, fold: str | None, settings: R
 def open_run(folder: Path, meta: dict[str, Any], settings: RunSettings, keep: tuple[str, ...] = ()) -> RunFolder:
     """The folder to train in: fresh, or one whose run fits `meta` and can be resumed.
 
-    Keys of `keep` in the stored configuration outlive the new one.
+    Keys of `keep` in the stored configuration outlive the new one. From `meta` the cases are taken out where it is not known which the
+    run learnt from.
 
     Raises
     ------
@@ -68,36 +63,19 @@ def open_run(folder: Path, meta: dict[str, Any], settings: RunSettings, keep: tu
     """
     run = RunFolder(folder)
     if settings.restart:
-        move_aside(run, settings.restart_with)
+        run.move_aside()
     kept: dict[str, Any] = {}
     if run.config.exists():
         _check_same_run(run, meta)
         stored = run.read_config()
         kept = {key: value for key, value in stored.items() if key in keep}
-        if TRAIN in meta and TRAIN not in stored and run.is_trained():
-            log.warning(
-                "%s: was trained by a version that noted no cases; see that splits_final.json is as it was", folder
-            )
-            meta = {key: value for key, value in meta.items() if key != TRAIN}
+        is_begun = run.is_trained() or run.checkpoint("latest").exists()
+        if TRAIN in meta and TRAIN not in stored and is_begun:
+            log.warning("%s: is of a version that noted no cases; see that splits_final.json is as it was", folder)
+            del meta[TRAIN]
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_config({**meta, **kept})
     return run
-
-
-def move_aside(run: RunFolder, others: Sequence[Path]) -> None:
-    """Move a run aside that this process has locked, and before it others, all of them or none.
-
-    Raises
-    ------
-    TrainingError
-        Another process trains one of them.
-    """
-    with ExitStack() as locked:
-        also = [RunFolder(path) for path in others if path.exists() and path != run.path]
-        for one in also:
-            locked.enter_context(one.alone())
-        for one in (*also, run):
-            one.move_aside()
 
 
 SAME = ("task", "view", "fold", "seed", "pretrained", "label_fraction", "columns", "fused_views")
@@ -124,15 +102,20 @@ def _check_same_run(run: RunFolder, meta: dict[str, Any]) -> None:
                 f"give the same value to resume it, or {restart} to move it aside"
             )
     _check_origins(run, stored.get(ORIGINS) or {}, meta.get(ORIGINS) or {})
-    check_answers(run, stored, meta["plan"])
     check_cases(run, stored, meta.get(TRAIN))
-    check_arrays(run, stored, meta["plan"])
-    advice = f"{restart} moves the old run aside"
-    views = [name for name in stored["plan"]["views"] if meta["view"] in (name, "fused")]
-    for view in views:
-        before, now = plan_of_view(stored, view), plan_of_view(meta, view)
-        fields = (*FIT, "grid", *(("diffusion",) if meta["task"] == "pretrain" else ()))
-        check_fit(_but_probes(before, now), now, str(run.path), advice, fields)
+    check_plan(run, stored, meta["plan"], ("diffusion",) if meta["task"] == "pretrain" else ())
+
+
+def check_plan(run: RunFolder, stored: Mapping[str, Any], plan: Mapping[str, Any], more: Sequence[str] = ()) -> None:
+    """Raise a `CheckpointError` where a run, so described, answers otherwise, or learnt from other arrays or by another network, than
+    `plan` says; `more` are further fields of its views to compare.
+    """
+    check_answers(run, stored, plan)
+    check_arrays(run, stored, plan)
+    advice = f"{restart_flags(stored['task'])} moves the old run aside"
+    for view in [name for name in stored["plan"]["views"] if stored["view"] in (name, "fused")]:
+        before, now = plan_of_view(stored, view), plan_of_view({"plan": plan}, view)
+        check_fit(_but_probes(before, now), now, str(run.path), advice, (*FIT, "grid", *more))
 
 
 def _but_probes(before: ViewPlan, now: ViewPlan) -> ViewPlan:
@@ -203,7 +186,7 @@ def _check_origins(run: RunFolder, stored: Mapping[str, str], now: Mapping[str, 
             )
 
 
-def plan_of_view(meta: dict[str, Any], view: str) -> ViewPlan:
+def plan_of_view(meta: Mapping[str, Any], view: str) -> ViewPlan:
     """The plan of one view inside a description."""
     return from_plain(ViewPlan, meta["plan"]["views"][view], f"plan.views.{view}", CheckpointError)
 

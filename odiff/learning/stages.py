@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from odiff.learning.oof import collect_out_of_fold
 from odiff.learning.pretrain import pretrain
 from odiff.learning.pretrained import find_pretrained
 from odiff.learning.probe_grid import probe_fold
-from odiff.learning.run import RunSettings, check_answers, check_cases, check_origins
+from odiff.learning.run import RunSettings, check_cases, check_origins, check_plan
 from odiff.learning.segment import load_segmentation
 from odiff.learning.segmentation import TaskData, train_segmentation
 from odiff.learning.segmentation_scores import validate_segmentation
@@ -73,12 +73,14 @@ def train_view(
     context = context.with_fraction(options.label_fraction)
     context.view_plan_exists(view)
     tasks = tasks_of(context, view, options)
+    asked = settings
     if settings.restart:
-        settings = replace(settings, restart_with=runs_of(context, view, tasks, options.fold))
+        begin_anew(context, view, tasks, options, settings)
+        settings = replace(settings, restart=False)
     for task in tasks:
         if task == "pretrain":
             # What others may stand on is begun anew only where it is asked for by its name.
-            of_pretraining = settings if options.task == task else replace(settings, restart=False)
+            of_pretraining = asked if options.task == task else settings
             # Processes of several folds may find it done together.
             with (
                 nullcontext()
@@ -93,7 +95,6 @@ def train_view(
             for fold in context.fold_names(options.fold):
                 with context.results.task(view, task, fold).alone():
                     TASK[task](context, view, fold, options, settings)
-                settings = replace(settings, restart=False)  # all runs have begun anew
             if task == "diagnosis" and options.fold != ALL:
                 collect_out_of_fold(context, view)
                 if view == FUSED and uses_table(context.plan):
@@ -101,15 +102,32 @@ def train_view(
     return context
 
 
-def runs_of(context: Context, view: str, tasks: Sequence[str], fold: str | None) -> tuple[Path, ...]:
-    """The folders that tasks, but for pretraining, train into."""
-    with_table = (TABULAR,) if view == FUSED and uses_table(context.plan) else ()
-    return tuple(
-        context.results.task(view, name, one).path
-        for task in tasks if task in TASK
-        for name in (task, *(with_table if task == "diagnosis" else ()))
-        for one in context.fold_names(fold)
-    )  # fmt: skip
+def begin_anew(context: Context, view: str, tasks: Sequence[str], options: TrainOptions, settings: RunSettings) -> None:
+    """Move the runs of these tasks aside, but for pretraining: all at once, so that none is taken for done after an interruption.
+
+    Raises
+    ------
+    OdiffError
+        What would be trained lacks labels or its pretrained model, or another process trains one of the runs; all stay then.
+    """
+    if options.validate_only:
+        raise UsageError("--validate-only: trains nothing, so there is nothing to --restart; leave one of them out")
+    fine_tuned = [task for task in tasks if task in TASK]
+    if fine_tuned and view != FUSED and "pretrain" not in tasks:
+        _pretrained(context, view, options)
+    runs: list[RunFolder] = []
+    for task in fine_tuned:
+        for fold in context.fold_names(options.fold):
+            if task != "segmentation":
+                known_cases(context, view, fold, options, settings)
+            of_table = [TABULAR] if view == FUSED else []
+            runs += [context.results.task(view, name, fold) for name in (task, *of_table)]
+    with ExitStack() as locked:
+        there = [run for run in runs if run.path.exists()]
+        for run in there:
+            locked.enter_context(run.alone())
+        for run in there:
+            run.move_aside()
 
 
 def from_scratch(options: TrainOptions) -> TrainOptions:
@@ -298,7 +316,6 @@ def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions,
         macro = summary["labels"]["macro"]["auroc"]
         log.info("%s diagnosis fold %s: macro AUROC %s", view, fold, "unknown" if macro is None else f"{macro:.3f}")
     if view == FUSED and uses_table(context.plan):
-        settings = replace(settings, restart=False)  # the fusion moved it aside
         run_tabular(context, fold, training, validation, settings, share, options.validate_only, is_new)
 
 
@@ -327,9 +344,9 @@ def _check_labels(context: Context, view: str, fold: str, share: LabelShare) -> 
 
 
 def _check_run(run: RunFolder, context: Context, train: Sequence[str]) -> None:
-    """Refuse to validate a network of other labels than the plan's or of other cases; one that is missing is missed where it is read."""
+    """Refuse to validate a network of another plan or of other cases; one that is missing is missed where it is read."""
     if run.is_trained():
-        check_answers(run, run.read_config(), to_plain(context.plan))
+        check_plan(run, run.read_config(), to_plain(context.plan))
         check_cases(run, run.read_config(), train)
 
 

@@ -13,10 +13,14 @@ from odiff.errors import CheckpointError
 from odiff.inference import command as predict_command
 from odiff.inference.evaluate.best import choose, predict_commands
 from odiff.inference.evaluate.command import main
-from odiff.inference.evaluate.cross_validation import collect_variants, labels_to_clean, read_prepared
-from odiff.inference.postprocessing import read_postprocessing
+from odiff.inference.evaluate.cross_validation import Variant, collect_variants, labels_to_clean, read_prepared
+from odiff.inference.evaluate.run import decide_postprocessing
+from odiff.inference.evaluate.tables import Evaluation
+from odiff.inference.postprocessing import decided_before, read_postprocessing, write_postprocessing
+from odiff.learning.pretrained import ResultsFolder
 from odiff.metrics.segmentation import dice
 from odiff.plan import read_plan
+from odiff.training.checkpoint import save_checkpoint
 
 from .conftest import call_for
 
@@ -57,6 +61,10 @@ def test_a_damaged_plan_and_a_stale_fusion_are_passed_over_and_the_others_scored
     assert [one.name for one in variants] == ["better/axial", "cpu_demo/fused (concat)"]
     assert len(notes) == 2 and all(note.startswith("passed over: ") for note in notes)
     assert "stands on the axial model as it was" in notes[0] and "damaged checkpoint" in notes[1]
+    write_postprocessing(results / "cpu_demo", {"axial": ("femur",), "gone": ("tibia",)})
+    assert main(call_for(crossed)) == 0
+    kept = {name: json.loads((results / name / "postprocessing.json").read_text()) for name in ("cpu_demo", "better")}
+    assert kept == {"cpu_demo": {"axial": ["femur"], "gone": ["tibia"]}, "better": {"axial": ["femur"]}}
     for path in results.glob("*/*/*/fold_*/checkpoint_final.safetensors"):
         path.write_bytes(b"half")
     with pytest.raises(CheckpointError, match=r"no validation predictions .* passed over: .*damaged"):
@@ -98,6 +106,18 @@ def test_largest_components_are_kept_exactly_where_they_raise_dice(evaluated):
     assert read_postprocessing(folder, plan) == {"axial": ("femur",)}
 
 
+def test_what_was_decided_of_a_view_that_is_passed_over_stays(tmp_path):
+    run = ResultsFolder(tmp_path).task("axial", "segmentation", "0")
+    save_checkpoint(run.checkpoint("final"), {}, {})
+    write_postprocessing(tmp_path, {"axial": ("femur",), "coronal": ("tibia",)})
+    gain = {"femur": (0.5, 0.5), "tibia": (0.5, 0.6)}
+    variant = Variant("plan", "sagittal", tmp_path, Evaluation(None, None), gain, None)
+    decide_postprocessing([variant])
+    assert decided_before(tmp_path) == {"axial": ("femur",), "sagittal": ("tibia",)}, "coronal has no model any more"
+    (tmp_path / "postprocessing.json").write_text("[")
+    assert decided_before(tmp_path) == {}
+
+
 def test_equal_dice_is_no_improvement():
     assert labels_to_clean({"same": (0.7, 0.7), "worse": (0.7, 0.6), "better": (0.7, 0.8)}) == ("better",)
 
@@ -136,6 +156,7 @@ def test_a_late_fusion_that_was_not_validated_is_told(crossed, caplog):
     for fold in (0, 1):
         (folder / f"fold_{fold}").mkdir(parents=True)
         (folder / f"fold_{fold}" / "checkpoint_final.safetensors").write_bytes(b"")
+        (folder / f"fold_{fold}" / "config.json").write_text("{}")
     good = folder.parents[2] / "better" / "fused" / "diagnosis" / "fold_0" / "validation"
     shutil.copytree(good, folder / "fold_0" / "validation")
     assert main(call_for(crossed)) == 0
@@ -156,6 +177,7 @@ def test_a_fusion_that_reads_the_case_table_is_scored_with_it_as_it_predicts(cro
         good = folder.parent / "better" / "fused" / "diagnosis" / f"fold_{fold}" / "validation"
         shutil.copytree(good, run / "validation")
         (run / "checkpoint_final.safetensors").write_bytes(b"")
+        (run / "config.json").write_text("{}")
     assert main(call_for(crossed)) == 0
     scored = pd.read_csv(folder.parent / "evaluation" / "cpu_demo" / "fused" / "diagnosis_cases.csv")
     noisy = pd.concat(

@@ -283,6 +283,23 @@ def test_a_case_that_was_interrupted_is_made_anew_whatever_its_images_are_by_now
     assert np.array_equal(*masks)
 
 
+def test_a_mask_that_odiff_did_not_write_is_kept_also_beside_those_it_did(predictor, images, tmp_path):
+    target = tmp_path / "out"
+    case = min(path.name for path in images.iterdir()).rsplit("_", 1)[0]
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    for path in images.glob(f"{case}_*"):
+        path.rename(aside / path.name)
+    predict_folder(predictor, images, target)
+    for path in aside.iterdir():
+        path.rename(images / path.name)
+    corrected = target / f"{case}_axial.nii.gz"
+    corrected.write_bytes(b"by hand")
+    with pytest.raises(DatasetError, match=rf"{case}_axial.* not written by odiff_predict"):
+        predict_folder(predictor, images, target)
+    assert corrected.read_bytes() == b"by hand"
+
+
 def test_no_diagnosis_of_an_earlier_image_stays_where_the_new_one_cannot_be_read(predictor, images, tmp_path):
     case, other = sorted({path.name.rsplit("_", 1)[0] for path in images.iterdir()})
     predict_folder(predictor, images, tmp_path / "out")

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -89,6 +90,26 @@ def test_a_second_call_leaves_the_stage_and_other_columns_are_refused(planned, t
     assert path.stat().st_mtime_ns == before
     with pytest.raises(CheckpointError, match="columns"):
         run(planned, tmp_path / "results", "fused", (*FEW, 'tabular={"age": "continuous"}'))
+
+
+def test_a_table_of_another_fusion_is_learnt_anew_and_neither_validated_nor_predicted_with(planned, trained, tmp_path):
+    shutil.copytree(trained.path.parent, tmp_path / "results" / "Dataset001_Knee")
+    table = tmp_path / "results/Dataset001_Knee/cpu_demo/fused/tabular/fold_0"
+    shutil.copytree(table, tmp_path / "stale")
+    more = (*FEW, "fusion.steps=3")
+    results = run(planned, tmp_path / "results", "fused", more)
+    assert table.with_name("fold_0.old-1").exists() and Predictor(results.path).table_columns == COLUMNS
+    shutil.rmtree(table)
+    shutil.move(tmp_path / "stale", table)
+    with pytest.raises(CheckpointError, match="stands on the fusion model as it was"):
+        run(planned, tmp_path / "results", "fused", more, validate_only=True)
+    with pytest.raises(
+        CheckpointError, match=r"stands on the fusion model as it was.* odiff_train Dataset001_Knee fused"
+    ):
+        Predictor(results.path)
+    without = (*more, "fusion.tabular=false")
+    run(planned, tmp_path / "results", "fused", without, replace(SETTINGS, restart=True))
+    assert Predictor(results.path).table_columns == {}
 
 
 def test_the_plan_can_leave_the_table_out(planned, trained, tmp_path):

@@ -98,6 +98,11 @@ def test_an_interrupted_restart_leaves_no_earlier_fold_to_be_taken_for_done(plan
     assert not list(results.glob("*/*.old-1")), "another process has fold 1: all stay"
     with monkeypatch.context() as patched:
         patched.setattr(segmentation, "train", interrupted)
+        with pytest.raises(UsageError, match="nothing to --restart"):
+            train_task(planned, tmp_path, None, settings=again, fold=None, validate_only=True)
+        with pytest.raises(UsageError, match="--pretrained nowhere: neither"):
+            train_task(planned, tmp_path, None, settings=again, fold=None, pretrained="nowhere")
+        assert not list(results.glob("*/*.old-1")), "what cannot be trained moves nothing"
         with pytest.raises(KeyboardInterrupt):
             train_task(planned, tmp_path, None, slow, settings=again, fold=None)
     assert len(list(results.glob("*/*.old-1"))) == 4 and not (results / "diagnosis" / "fold_1").exists()
@@ -113,12 +118,21 @@ def interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_a_run_on_arrays_made_otherwise_is_refused_though_they_were_made_anew(roots):
-    train_task(roots, roots, "segmentation")
+@pytest.mark.parametrize("task", ["segmentation", "diagnosis"])
+def test_a_run_on_arrays_made_otherwise_is_refused_though_they_were_made_anew(roots, task):
+    train_task(roots, roots, task)
     for path in roots.rglob("preprocessing.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"flip_left_joints": False}))
-    with pytest.raises(CheckpointError, match="learnt from data preprocessed with flip_left_joints True, the plan now"):
-        train_task(roots, roots, "segmentation", "flip_left_joints=false")
+    for validate_only in (False, True):
+        with pytest.raises(
+            CheckpointError, match="learnt from data preprocessed with flip_left_joints True, the plan now"
+        ):
+            train_task(roots, roots, task, "flip_left_joints=false", validate_only=validate_only)
+    if task == "diagnosis":
+        with pytest.raises(
+            CheckpointError, match="learnt from data preprocessed with flip_left_joints True, the plan now"
+        ):
+            train_task(roots, roots, task, "flip_left_joints=false", view="fused")
 
 
 def test_a_trained_run_that_noted_no_cases_is_not_credited_with_those_of_now(planned, tmp_path, caplog):
@@ -126,8 +140,10 @@ def test_a_trained_run_that_noted_no_cases_is_not_credited_with_those_of_now(pla
         run = train_task(planned, tmp_path, task).results.task("axial", task, "0")
         run.write_config({key: value for key, value in run.read_config().items() if key != "train"})
         caplog.clear()
-        train_task(planned, tmp_path, task)
+        train_task(planned, tmp_path, task, f"{task}.steps=4")
         assert "noted no cases" in caplog.text and "train" not in run.read_config()
+        described = read_description(run.checkpoint("final"))
+        assert described["step"] == 4 and "train" not in described
 
 
 def test_what_is_broken_of_a_pretraining_is_begun_anew_by_its_name(planned, tmp_path):
