@@ -21,13 +21,11 @@ from odiff.inference.trained_plans import trained_plans
 from odiff.learning.calibration import read_calibration
 from odiff.learning.context import ALL
 from odiff.learning.diagnosis_scores import read_logits
-from odiff.learning.fusion import fused_views
+from odiff.learning.fusion import check_fusion
 from odiff.learning.pretrained import ResultsFolder
-from odiff.learning.run import check_origins
 from odiff.learning.tabular_model import TABULAR
 from odiff.metrics.calibration import cross_fitted, expit
 from odiff.plan import Plan
-from odiff.training.run_folder import RunFolder
 from odiff.vocabulary import FINAL, FUSED, PREDICTED
 
 log = logging.getLogger(__name__)
@@ -120,11 +118,8 @@ def _variant(results: ResultsFolder, view: str, prepared: Prepared, processes: i
     if not masks and not labels:
         return None
     plan = trained_plans(masks, labels).plan
-    for fold, path in labels.get(FUSED, {}).items():
-        run = RunFolder(path.parent)
-        check_origins(run, fused_views(results, run, fold))
-        if (table := results.task(FUSED, TABULAR, fold)).is_trained():
-            check_origins(table, {"fusion": path})
+    for fold in labels.get(FUSED, {}):
+        check_fusion(results, fold)
     prepared = replace(prepared, description=as_planned(prepared.description, plan))
     segmentation, gain = None, {}
     if view != FUSED:

@@ -29,8 +29,9 @@ from odiff.learning.fusion_choice import choose_variant
 from odiff.learning.gates import add_gates, draw_gates, gate_table
 from odiff.learning.inner_logits import inner_logits
 from odiff.learning.pretrained import ResultsFolder, started_from
-from odiff.learning.run import RunSettings, check_plan, describe_run, open_run, origins
+from odiff.learning.run import RunSettings, check_origins, check_plan, describe_run, open_run, origins
 from odiff.learning.subsets import LabelShare
+from odiff.learning.tabular_model import TABULAR
 from odiff.network.diagnosis import DiagnosisNetwork
 from odiff.network.fusion import FusionNetwork, GatedFusion, start_fusion
 from odiff.plan import to_plain
@@ -99,13 +100,14 @@ def inner_cases(
     return EmbeddedCases(logits, present)
 
 
-def fused_views(results: ResultsFolder, run: RunFolder, fold: str) -> dict[str, Path]:
-    """The networks, by view, that a trained fusion joins and that are there."""
-    paths = {
-        view: results.task(view, "diagnosis", fold).checkpoint("final")
-        for view in run.read_config().get("fused_views", ())
-    }
-    return {view: path for view, path in paths.items() if path.exists()}
+def check_fusion(results: ResultsFolder, fold: str) -> None:
+    """Raise a `CheckpointError` where a trained fusion stands on other networks than are there, or its table on another fusion."""
+    run, table = (results.task(FUSED, task, fold) for task in ("diagnosis", TABULAR))
+    views = run.read_config().get("fused_views", ())
+    paths = {view: results.task(view, "diagnosis", fold).checkpoint("final") for view in views}
+    check_origins(run, {view: path for view, path in paths.items() if path.exists()})
+    if table.is_trained():
+        check_origins(table, {"fusion": run.checkpoint("final")})
 
 
 def train_fusion(

@@ -11,12 +11,12 @@ from odiff.errors import DatasetError, UsageError
 from odiff.learning.code_diagnosis import find_code
 from odiff.learning.context import ALL, Context, open_context
 from odiff.learning.diagnosis import train_diagnosis, validate_diagnosis
-from odiff.learning.fusion import fused_views, train_fusion, validate_fusion
+from odiff.learning.fusion import check_fusion, train_fusion, validate_fusion
 from odiff.learning.oof import collect_out_of_fold
 from odiff.learning.pretrain import pretrain
 from odiff.learning.pretrained import find_pretrained
 from odiff.learning.probe_grid import probe_fold
-from odiff.learning.run import RunSettings, check_cases, check_origins, check_plan
+from odiff.learning.run import RunSettings, check_cases, check_plan
 from odiff.learning.segment import load_segmentation
 from odiff.learning.segmentation import TaskData, train_segmentation
 from odiff.learning.segmentation_scores import validate_segmentation
@@ -115,12 +115,12 @@ def begin_anew(context: Context, view: str, tasks: Sequence[str], options: Train
     fine_tuned = [task for task in tasks if task in TASK]
     if fine_tuned and view != FUSED and "pretrain" not in tasks:
         _pretrained(context, view, options)
+    of_table = [TABULAR] if view == FUSED else []
     runs: list[RunFolder] = []
     for task in fine_tuned:
         for fold in context.fold_names(options.fold):
             if task != "segmentation":
                 known_cases(context, view, fold, options, settings)
-            of_table = [TABULAR] if view == FUSED else []
             runs += [context.results.task(view, name, fold) for name in (task, *of_table)]
     with ExitStack() as locked:
         there = [run for run in runs if run.path.exists()]
@@ -302,7 +302,7 @@ def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions,
     if options.validate_only:
         _check_run(run, context, share.train)
         if view == FUSED and run.is_trained():
-            check_origins(run, fused_views(context.results, run, fold))
+            check_fusion(context.results, fold)
     elif view == FUSED:
         code = find_code(code_start(context, options), context.results, context.results_root, context.plan.joint)
         train_fusion(context, fold, training, run.path, code, settings, share)

@@ -18,7 +18,7 @@ from odiff.learning.diagnose import load_fusion
 from odiff.learning.diagnosis_scores import read_logits, scores_but, truth_of, write_scores
 from odiff.learning.fusion import inner_cases, view_networks, with_views
 from odiff.learning.fusion_batches import EmbeddedCases
-from odiff.learning.run import RunSettings, check_origins, describe_run, open_run, origins, stands_on
+from odiff.learning.run import ORIGINS, RunSettings, describe_run, open_run, origins
 from odiff.learning.subsets import LabelShare
 from odiff.learning.tabular import learn_tabular
 from odiff.learning.tabular_model import TABULAR, load_tabular
@@ -58,7 +58,7 @@ def train_tabular(
     meta = describe_run(plan, FUSED, TABULAR, fold, settings) | to_plain(share) | {"columns": dict(plan.tabular)}
     meta |= origins(fusion=fused.checkpoint("final"))
     run = context.results.task(FUSED, TABULAR, fold)
-    if run.is_trained() and not stands_on(run.read_config(), fusion=fused.checkpoint("final")):
+    if run.is_trained() and run.read_config().get(ORIGINS) != meta[ORIGINS]:
         log.info("%s: was learnt beside another fusion and is learnt anew", run.path)
         run.move_aside()
     run = open_run(run.path, meta, settings)
@@ -124,8 +124,6 @@ def run_tabular(
     run = stored if is_validating_only else train_tabular(context, fold, training, settings, share)
     if run is None or not run.is_trained() or not validation:
         return
-    if is_validating_only:
-        check_origins(run, {"fusion": context.results.task(FUSED, "diagnosis", fold).checkpoint("final")})
     if is_validated_anew or not (run.validation / "summary.json").exists():
         summary = validate_tabular(context, fold, validation, run, settings)
         with_table, without = (summary[key]["macro"]["auroc"] for key in ("labels", "labels_without_table"))
