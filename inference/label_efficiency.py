@@ -10,12 +10,14 @@ import numpy as np
 
 from odiff.errors import CheckpointError, DatasetError
 from odiff.inference.curve import MEAN, CurvePoint
+from odiff.learning.asked import TrainOptions
 from odiff.learning.context import Context, open_context
 from odiff.learning.diagnosis_scores import read_logits, truth_of
+from odiff.learning.fold_cases import training_cases
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, knows_diagnosis, train_view, training_cases
-from odiff.learning.subsets import is_labelled, patients_in, share_of
+from odiff.learning.stages import train_view
+from odiff.learning.subsets import is_labelled, knows_diagnosis, patients_in, share_of
 from odiff.metrics.bootstrap import REPEATS, draw_counts, score_samples
 from odiff.metrics.classification import label_score, mean_known
 from odiff.storage import read_json

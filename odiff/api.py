@@ -14,8 +14,9 @@ from odiff.experiment_planning.pipeline import PLANS, PlanningOptions, Verified,
 from odiff.experiment_planning.preprocess import preprocess_dataset
 from odiff.inference.predict import PredictOutcome, predict_folder
 from odiff.inference.predictor import CaseImages, Diagnosis, Predictor
+from odiff.learning.asked import TrainOptions
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.plan import Plan, read_plan
 from odiff.training.device import choose_device, loading_processes
 from odiff.vocabulary import EVALUATION

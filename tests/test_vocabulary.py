@@ -8,7 +8,7 @@ import pytest
 
 from odiff import vocabulary
 from odiff.inference.models import LoadedModels
-from odiff.learning.stages import TASK
+from odiff.learning.fine_tuning_stage import TASK
 from odiff.network.baselines import BASELINES
 from odiff.training.precision import NAMES
 

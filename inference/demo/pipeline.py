@@ -27,9 +27,10 @@ from odiff.inference.demo.scores import (
 from odiff.inference.overlay import draw_overlay
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import Predictor
+from odiff.learning.asked import TrainOptions
 from odiff.learning.context import Context, open_context
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.metrics.classification import label_score, macro_score
 from odiff.network.diagnosis import FeatureChoice
 from odiff.storage import write_json

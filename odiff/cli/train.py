@@ -65,8 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _body(arguments: argparse.Namespace, roots: Roots) -> int:
+    from odiff.learning.asked import TrainOptions
     from odiff.learning.run import RunSettings
-    from odiff.learning.stages import TrainOptions, train_view
+    from odiff.learning.stages import train_view
     from odiff.training.device import choose_device, loading_processes, use_cores
     from odiff.training.precision import fix_precision
 

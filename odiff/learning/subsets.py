@@ -44,7 +44,12 @@ def share_of(cases: Sequence[PreparedCase], fraction: float, diagnoses: Sequence
 
 def is_labelled(case: PreparedCase) -> bool:
     """Whether a diagnosis of the case is known or one of its series has a mask."""
-    return any(value is not None for value in case.diagnoses.values()) or any(one.is_masked for one in case.series)
+    return knows_diagnosis(case) or any(one.is_masked for one in case.series)
+
+
+def knows_diagnosis(case: PreparedCase) -> bool:
+    """Whether any diagnosis of the case is known."""
+    return any(value is not None for value in case.diagnoses.values())
 
 
 def label_subset(

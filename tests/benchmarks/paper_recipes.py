@@ -25,8 +25,9 @@ from odiff.geometry import VIEWS
 from odiff.inference.fuse_views import fuse_folder
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import Predictor
+from odiff.learning.asked import TrainOptions
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.metrics.bootstrap import draw_counts
 from odiff.metrics.classification import score_labels
 from odiff.phantom import write_phantom_dataset

@@ -18,9 +18,10 @@ from odiff.inference.demo.pipeline import DATASET, auroc_scores, dice_scores
 from odiff.inference.demo.scores import read_held_out
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import Predictor
+from odiff.learning.asked import TrainOptions
 from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 
 
 def trained(demo: Path, pretrained: str, fraction: float, seed: int) -> Path:

@@ -9,9 +9,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from claim_parts.training import take_choices
 
+from odiff.learning.asked import TrainOptions
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import ORIGINS, RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 
 FEW = ("diagnosis.steps=2", "diagnosis.head_steps=3", "fusion.steps=3", "fusion.variant=auto", "fusion.tabular=false")
 OPTIONS, SETTINGS = TrainOptions("diagnosis", "0", "none"), RunSettings(0, torch.device("cpu"), 0)

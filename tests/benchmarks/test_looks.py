@@ -13,8 +13,9 @@ from claim_parts.looks import diagnose, volumes_of
 
 from odiff.inference.input_folder import by_case, case_rows, find_series
 from odiff.inference.predictor import CaseImages, Predictor
+from odiff.learning.asked import TrainOptions
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 
 FEW = ("diagnosis.steps=2", "diagnosis.head_steps=3", "fusion.steps=3", "fusion.tabular=false")
 LOOKS = {

@@ -47,7 +47,8 @@ from pathlib import Path
 import torch
 from odiff.inference.demo.memory import PeakMemory, tree_memory_gb
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.asked import TrainOptions
+from odiff.learning.stages import train_view
 from dataclasses import asdict
 from odiff.experiment_planning.memory import diagnosis_counts, pretrain_counts, segmentation_counts, task_memory_gb
 from odiff.learning.usual_blocks import usual_blocks

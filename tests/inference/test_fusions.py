@@ -12,9 +12,10 @@ from odiff.geometry import read_mask, read_volume, same_grid
 from odiff.inference.command import main
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import CaseImages, Predictor
+from odiff.learning.asked import TrainOptions
 from odiff.learning.gates import forget_gates
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.network.fusion import FUSIONS
 
 FEW = (

@@ -20,9 +20,10 @@ from odiff.inference.command import main, model_folder
 from odiff.inference.postprocessing import write_postprocessing
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import CaseImages, Predictor
+from odiff.learning.asked import TrainOptions
 from odiff.learning.calibration import StoredCalibration
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.metrics.calibration import identity
 from odiff.training.checkpoint import read_checkpoint, save_checkpoint
 

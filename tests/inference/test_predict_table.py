@@ -16,9 +16,10 @@ from odiff.geometry import read_volume
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import CaseImages, Predictor
 from odiff.learning import oof
+from odiff.learning.asked import TrainOptions
 from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.plan import read_plan
 from odiff.training.checkpoint import read_checkpoint, save_checkpoint
 

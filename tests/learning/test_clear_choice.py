@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from odiff.errors import CheckpointError
 from odiff.learning import clear_choice
+from odiff.learning.asked import TrainOptions
 from odiff.learning.clear_choice import clearly_best
 from odiff.learning.context import open_context
 from odiff.learning.diagnose import stored_choice
@@ -19,7 +20,7 @@ from odiff.learning.fusion_choice import InnerFold, held_out_logits
 from odiff.learning.inner_folds import inner_folds, out_of_fold_logits
 from odiff.learning.pooling_choice import CANDIDATES, choose_pooling
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.learning.warm_up import CachedFeatures
 from odiff.metrics.classification import macro_score
 from odiff.network.diagnosis import FeatureChoice

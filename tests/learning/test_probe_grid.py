@@ -13,13 +13,14 @@ import torch
 from odiff.errors import CheckpointError, DatasetError, UsageError
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.learning import probe_grid
+from odiff.learning.asked import TrainOptions
 from odiff.learning.clear_choice import CASES, MARGIN
 from odiff.learning.context import open_context
 from odiff.learning.heat_map import draw_heat_map
 from odiff.learning.probe_grid import plan_of_grid
 from odiff.learning.probes import choose, held_out_score
 from odiff.learning.run import ORIGINS, RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.learning.usual_blocks import usual_blocks
 from odiff.network.diagnosis import FeatureChoice
 from odiff.phantom import write_phantom_dataset
@@ -129,7 +130,7 @@ def test_validation_patients_change_the_honest_figure_and_nothing_else(root, mon
         validation = [replace(case, diagnoses=labels) for case, labels in zip(validation, known, strict=True)]
         return original(context, view, fold, training, validation, *rest)
 
-    monkeypatch.setattr("odiff.learning.stages.probe_fold", with_flipped_labels)
+    monkeypatch.setattr("odiff.learning.fine_tuning_stage.probe_fold", with_flipped_labels)
     run(root, "probe", settings=replace(SETTINGS, restart=True))
     after = config_of(root)
     assert after["scores"] == before["scores"] and after["features"] == before["features"]

@@ -27,6 +27,7 @@ from odiff.learning.agreement import (
     whiten,
     whiten_views,
 )
+from odiff.learning.asked import TrainOptions
 from odiff.learning.code_diagnosis import (
     code_shares,
     find_code,
@@ -40,7 +41,7 @@ from odiff.learning.context import open_context
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import RunSettings
 from odiff.learning.shared_code import agreeing_cases, view_cells
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.network.shared_code import CodeDiagnosis, SharedCode, set_number
 from odiff.phantom import JOINTS, write_phantom_dataset
 from odiff.plan import read_plan

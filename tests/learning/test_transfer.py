@@ -10,8 +10,9 @@ import torch
 
 from odiff.errors import CheckpointError
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
+from odiff.learning.asked import TrainOptions
 from odiff.learning.run import RunSettings, describe_run
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.learning.transfer import load_backbone, with_head
 from odiff.network.backbone import build_backbone, encoder_tensors
 from odiff.network.paper import PAPER

@@ -10,9 +10,10 @@ from odiff.diffusion import ALPHA_BAR
 from odiff.errors import UsageError
 from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preprocess
 from odiff.inference.import_command import main
+from odiff.learning.asked import TrainOptions
 from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 
 PREFIXES = pytest.mark.parametrize("prefix", ["denoise_fn.", "denoise_fn.module."])
 

@@ -12,10 +12,11 @@ import torch
 from odiff.errors import CheckpointError, OdiffError, PlanError, UsageError
 from odiff.inference.command import main as predict
 from odiff.learning import diagnosis
+from odiff.learning.asked import TrainOptions, from_scratch
 from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
 from odiff.learning.segment import build_segmentation, fitted_tile, probability_slabs
-from odiff.learning.stages import TrainOptions, from_scratch, train_view
+from odiff.learning.stages import train_view
 from odiff.network import baselines
 from odiff.network.backbone import block_shapes, blocks_of, build_backbone, build_diffusion
 from odiff.plan import NetworkPlan, read_plan

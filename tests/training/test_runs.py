@@ -13,9 +13,10 @@ import torch
 
 from odiff.errors import CheckpointError, DatasetError, OdiffError, TrainingError, UsageError
 from odiff.learning import diagnosis, pretrain, segmentation
+from odiff.learning.asked import TrainOptions
 from odiff.learning.context import open_context
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.network.heads import ATTENTION
 from odiff.storage import file_digest
 from odiff.training import loop, run_folder

@@ -9,9 +9,11 @@ import torch
 
 from odiff.errors import CheckpointError, PlanError, TrainingError, UsageError
 from odiff.learning import segmentation
+from odiff.learning.asked import TrainOptions
 from odiff.learning.pretrained import ResultsFolder
+from odiff.learning.pretraining_stage import is_pretrained
 from odiff.learning.run import RunSettings
-from odiff.learning.stages import TrainOptions, is_pretrained, train_view
+from odiff.learning.stages import train_view
 from odiff.training.checkpoint import read_checkpoint, read_description
 
 SETTINGS = RunSettings(0, torch.device("cpu"), 0)

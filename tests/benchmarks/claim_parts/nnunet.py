@@ -20,7 +20,7 @@ from claim_parts.training import FOLD, Job, like_of, prepare
 from odiff.experiment_planning.nnunet.layout import CHANNEL
 from odiff.geometry import Volume, read_mask, read_volume, write_volume
 from odiff.learning.context import open_context
-from odiff.learning.stages import training_cases
+from odiff.learning.fold_cases import training_cases
 from odiff.storage import write_json
 
 STEPS_PER_EPOCH = 10

@@ -17,9 +17,10 @@ from odiff.experiment_planning.pipeline import PlanningOptions, plan_and_preproc
 from odiff.geometry import VIEWS, read_mask, read_volume
 from odiff.inference.predict import predict_folder
 from odiff.inference.predictor import Predictor
+from odiff.learning.asked import TrainOptions
 from odiff.learning.pretrained import ResultsFolder
 from odiff.learning.run import ORIGINS, RunSettings
-from odiff.learning.stages import TrainOptions, train_view
+from odiff.learning.stages import train_view
 from odiff.metrics.segmentation import score_case
 from odiff.plan import Plan, read_plan
 from odiff.training.run_folder import RunFolder
