@@ -90,7 +90,7 @@ def report(arguments: argparse.Namespace) -> None:
     """The page, and a line of each claim on screen."""
     for finding in write_page(read_rows(arguments.rows), arguments.report):
         claim = finding.claim
-        print(f"{claim.name:32} {claim.difference:+.3f} ({claim.low:+.3f} to {claim.high:+.3f}) {claim.verdict}")
+        print(f"{claim.name:32} {claim.difference:+.3f} ({claim.low:+.3f} to {claim.high:+.3f}) {finding.verdict}")
 
 
 def row_of(arguments: argparse.Namespace, experiment: Experiment) -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from claim_parts.experiments import CLOCK, PRETRAIN, experiments
-from claim_parts.page import has_searched, write_page
+from claim_parts.page import Finding, has_searched, write_page
 from claim_parts.statements import statements
 from claim_parts.verdicts import Claim, Term, calibration, contrast, macro_auroc, mean_dice
 
@@ -132,6 +132,20 @@ def test_every_statement_is_judged_on_rows_of_all_arms(tmp_path):
     assert {one["met"] for one in json.loads((tmp_path / "claims.json").read_text())["claims"]} == {None}
     assert "Rows are missing of `1_auroc_10pct`" in (tmp_path / "claims.md").read_text()
     assert write_page({}, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("drop", "seeds", "is_met", "verdict"),
+    [
+        (0.05, 3, True, "yes"),
+        (0.049, 3, False, "**no**: too weak a shift to test (scratch_drop under 0.05)"),
+        (0.049, 2, False, "open, 2 of 3 seeds"),
+    ],
+)
+def test_a_shift_that_takes_little_away_meets_no_claim(drop, seeds, is_met, verdict):
+    finding = Finding(Claim("4_field", "", 0.02, 0.01, 0.03, seeds, 600, None, 0.0), {"scratch_drop": drop}, "")
+    assert (finding.is_met, finding.verdict) == (is_met, verdict)
+    assert finding.to_plain()["met"] is (None if seeds < 3 else is_met)
 
 
 def test_rows_of_other_patients_are_not_compared():

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from claim_parts.experiments import CLOCK, HIGHER, LOWER
-from claim_parts.statements import CALIBRATION, LARGEST_ERROR, Rows, Statement, statements
+from claim_parts.statements import CALIBRATION, LARGEST_ERROR, LEAST_DROP, SCRATCH_DROP, Rows, Statement, statements
 from claim_parts.verdicts import CPU, Claim, calibration, contrast, device_of
 from odiff.storage import write_text
 
@@ -27,13 +27,29 @@ class Finding:
     also: dict[str, float]
     command: str
 
+    @property
+    def is_met(self) -> bool:
+        """Whether the claim is, by a shift that takes enough away to tell."""
+        return self.claim.is_met and not self._is_of_weak_shift
+
+    @property
+    def verdict(self) -> str:
+        """In a word, or a few."""
+        if self._is_of_weak_shift and not self.claim.is_open:
+            return f"**no**: too weak a shift to test ({SCRATCH_DROP} under {LEAST_DROP:g})"
+        return self.claim.verdict
+
+    @property
+    def _is_of_weak_shift(self) -> bool:
+        return self.also.get(SCRATCH_DROP, LEAST_DROP) < LEAST_DROP
+
     def to_plain(self) -> dict[str, Any]:
         """As claims.json holds it."""
         claim = self.claim
         numbers = {"difference": claim.difference, "low": claim.low, "high": claim.high, **self.also}
         return {
             "id": claim.name, **{name: round(value, 4) for name, value in numbers.items()}, "seeds": claim.seeds,
-            "patients": claim.patients, "met": None if claim.is_open else claim.is_met, "command": self.command,
+            "patients": claim.patients, "met": None if claim.is_open else self.is_met, "command": self.command,
         }  # fmt: skip
 
 
@@ -97,7 +113,7 @@ def draw(found: Sequence[Finding], path: Path) -> None:
     axes = figure.subplots()
     for place, one in enumerate(reversed(found)):
         claim = one.claim
-        colour = "tab:grey" if claim.is_open else "tab:green" if claim.is_met else "tab:red"
+        colour = "tab:grey" if claim.is_open else "tab:green" if one.is_met else "tab:red"
         axes.plot([claim.low, claim.high], [place, place], color=colour)
         axes.plot(claim.difference, place, "o", color=colour)
         bound = claim.high_under if np.isinf(claim.low_over) else claim.low_over
@@ -128,7 +144,7 @@ def page(found: Sequence[Finding], rows: Rows, generator: dict[str, str]) -> str
         beside = "".join(f"; {name} {value:.3f}" for name, value in one.also.items())
         lines.append(
             f"| `{claim.name}` | {claim.says}{beside} | {claim.difference:+.3f} | {claim.low:+.3f} to {claim.high:+.3f} | {claim.seeds} |"
-            f" {claim.patients} | {claim.wanted} | {claim.verdict} |"
+            f" {claim.patients} | {claim.wanted} | {one.verdict} |"
         )
     judged = {one.claim.name for one in found}
     if missing := [name for name in (*(one.name for one in statements()), CALIBRATED) if name not in judged]:

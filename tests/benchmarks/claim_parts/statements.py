@@ -22,6 +22,8 @@ from claim_parts.verdicts import Rows, Score, Term, macro_auroc, mean_dice
 from odiff.geometry import VIEWS
 
 LARGEST_ERROR = 0.05
+SCRATCH_DROP, LEAST_DROP = "scratch_drop", 0.05
+"""What from-scratch loses at a shift, and the least of it that tells whether another loses half."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _shift(group: str, says: str) -> Statement:
     dropped = (Term(1, scratch), Term(-1, scratch, group))
     terms = (*(Term(t.weight / 2, t.arm, t.group) for t in dropped), Term(-1, ours), Term(1, ours, group))
     return Statement(
-        f"4_{group}", says, macro_auroc, lambda _: terms, None, 0.0, {"scratch_drop": dropped}, "knee_diagnosis"
+        f"4_{group}", says, macro_auroc, lambda _: terms, None, 0.0, {SCRATCH_DROP: dropped}, "knee_diagnosis"
     )
 
 
