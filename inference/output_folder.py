@@ -113,16 +113,17 @@ def open_output(target: Path, source: Path, predictor: Predictor, series: Sequen
         predictor.models.identity, predictor.step_size, predictor.is_mirroring, str(predictor.models.folder)
     )
     path = target / FILE
-    found = read_provenance(path) if path.exists() else now
+    is_new = not path.exists()
+    found = now if is_new else read_provenance(path)
     check_same(path, found, now)
     names = [target / one.image.name for one in series if one.case not in found.cases]
-    names += [] if path.exists() else [target / TABLE]
+    names += [target / TABLE] if is_new else []
     if strange := [one for one in names if one.exists() or one.is_symlink()]:
         raise DatasetError(
             f"{strange[0]}: is there and not written by odiff_predict, which notes in {FILE} what it writes ({len(strange)} such "
             "files); choose another -o"
         )
-    if not path.exists():
+    if is_new:
         write_provenance(path, found)
     return OutputFolder(target, predictor.plan, found, read_table(target / TABLE, predictor.plan))
 

@@ -15,6 +15,7 @@ from odiff.learning.diagnosis_data import items_of
 from odiff.learning.probes import logged_probe
 from odiff.learning.run import RunSettings, describe_run, open_run
 from odiff.learning.samples import draw_rows, generate
+from odiff.learning.subsets import knows_diagnosis
 from odiff.network.backbone import Backbone, build_diffusion
 from odiff.plan import Plan, ViewPlan
 from odiff.training.graphs import record
@@ -123,7 +124,7 @@ def _with_probe(watch: Validate, dataset: PreparedDataset, prepared: Path, plan:
 
     The probe sees every labelled case, so it may be looked at but choose nothing: ``best`` stays with the watched loss.
     """
-    labelled = [case for case in dataset.cases if any(value is not None for value in case.diagnoses.values())]
+    labelled = [case for case in dataset.cases if knows_diagnosis(case)]
     cases = [case for case in labelled if case.of_view(view)][: plan.diagnosis.probe_cases]
     items, patients = items_of(cases, view, plan.diagnoses), [case.patient for case in cases]
 

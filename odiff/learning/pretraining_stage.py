@@ -36,8 +36,7 @@ def run_pretraining(context: Context, view: str, settings: RunSettings) -> RunFo
     if run.is_trained() and not settings.restart and (source := _imported_from(run)):
         log.info("%s: imported from %s, not trained", run.path, source)
         return run
-    folder = run.path
-    return pretrain(context.prepared(view), context.dataset, context.plan, view, folder, settings)
+    return pretrain(context.prepared(view), context.dataset, context.plan, view, run.path, settings)
 
 
 def run_code(context: Context, options: TrainOptions, settings: RunSettings) -> None:

@@ -125,16 +125,10 @@ def test_a_run_on_arrays_made_otherwise_is_refused_though_they_were_made_anew(ro
     train_task(roots, roots, task)
     for path in roots.rglob("preprocessing.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"flip_left_joints": False}))
-    for validate_only in (False, True):
-        with pytest.raises(
-            CheckpointError, match="learnt from data preprocessed with flip_left_joints True, the plan now"
-        ):
-            train_task(roots, roots, task, "flip_left_joints=false", validate_only=validate_only)
-    if task == "diagnosis":
-        with pytest.raises(
-            CheckpointError, match="learnt from data preprocessed with flip_left_joints True, the plan now"
-        ):
-            train_task(roots, roots, task, "flip_left_joints=false", view="fused")
+    calls = [{}, {"validate_only": True}, *([{"view": "fused"}] if task == "diagnosis" else [])]
+    for call in calls:
+        with pytest.raises(CheckpointError, match="preprocessed with flip_left_joints True, the plan now"):
+            train_task(roots, roots, task, "flip_left_joints=false", **call)
 
 
 def test_a_trained_run_that_noted_no_cases_is_not_credited_with_those_of_now(planned, tmp_path, caplog):
