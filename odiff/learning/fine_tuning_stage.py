@@ -9,7 +9,7 @@ from odiff.learning.asked import TrainOptions, code_start
 from odiff.learning.code_diagnosis import find_code
 from odiff.learning.context import Context
 from odiff.learning.diagnosis import train_diagnosis, validate_diagnosis
-from odiff.learning.fold_cases import known_cases, masked_names, training_cases
+from odiff.learning.fold_cases import known_cases, masked_names, tell_not_computable, training_cases
 from odiff.learning.fusion import check_fusion, train_fusion, validate_fusion
 from odiff.learning.pretrained import find_pretrained
 from odiff.learning.probe_grid import probe_fold
@@ -55,7 +55,8 @@ def run_probe(context: Context, view: str, fold: str, options: TrainOptions, set
         raise UsageError(
             "--task probe --pretrained none: probes read a pretrained model; leave --pretrained out, or name one"
         )
-    training, validation, _ = known_cases(context, view, fold, options, settings)
+    training, validation, share = known_cases(context, view, fold, options, settings)
+    tell_not_computable(view, fold, share)
     folder = context.results.task(view, "probe", fold).path
     probe_fold(context, view, fold, training, validation, folder, start, settings, options.label_fraction)
 
@@ -63,6 +64,7 @@ def run_probe(context: Context, view: str, fold: str, options: TrainOptions, set
 def run_diagnosis(context: Context, view: str, fold: str, options: TrainOptions, settings: RunSettings) -> None:
     """Fine-tune and validate one fold of diagnosis."""
     training, validation, share = known_cases(context, view, fold, options, settings)
+    tell_not_computable(view, fold, share)
     run = context.results.task(view, "diagnosis", fold)
     if options.validate_only:
         _check_run(run, context, share.train)

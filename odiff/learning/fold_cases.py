@@ -26,7 +26,12 @@ def known_cases(
 ) -> tuple[tuple[PreparedCase, ...], tuple[PreparedCase, ...], LabelShare]:
     """The cases of a fold that have the view and a known diagnosis: to train on, by the label fraction, and to validate on.
 
-    Also what share of the labels that is.
+    Also what share of the labels that is; `tell_not_computable` says what it lacks.
+
+    Raises
+    ------
+    DatasetError
+        There is no diagnosis to learn, of all cases or of a share of them.
     """
     if not context.plan.diagnoses:
         raise DatasetError(
@@ -41,7 +46,7 @@ def known_cases(
 
 
 def _check_labels(context: Context, view: str, fold: str, share: LabelShare) -> None:
-    """Say which diagnoses cannot be told from so few patients; an error where that is all of a share."""
+    """An error where no case has a diagnosis, or where a share of the patients has none that can be told from it."""
     of_share = "" if share.label_fraction == 1 else f" among the patients of --label-fraction {share.label_fraction:g}"
     if not share.patients:
         raise DatasetError(
@@ -52,6 +57,10 @@ def _check_labels(context: Context, view: str, fold: str, share: LabelShare) -> 
         raise DatasetError(
             f"{context.dataset.name}: fold {fold}: no diagnosis is computable{of_share}: {name} has {reason}; give a larger share"
         )
+
+
+def tell_not_computable(view: str, fold: str, share: LabelShare) -> None:
+    """Warn of diagnoses that cannot be told from so few patients."""
     for name, reason in share.not_computable.items():
         log.warning("%s diagnosis fold %s: %s is not computable: %s", view, fold, name, reason)
 

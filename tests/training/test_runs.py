@@ -152,6 +152,12 @@ def test_a_share_from_which_no_diagnosis_can_be_told_is_refused(planned, tmp_pat
     assert not list(tmp_path.rglob("config.json"))
 
 
+def test_a_restart_warns_once_of_each_diagnosis_that_cannot_be_told(planned, tmp_path, caplog):
+    train_task(planned, tmp_path, "diagnosis", replace(SETTINGS, restart=True))
+    warned = [record.getMessage() for record in caplog.records if "is not computable" in record.getMessage()]
+    assert warned and len(warned) == len(set(warned))
+
+
 def test_fold_all_trains_on_every_labelled_case_and_validates_nothing(planned, tmp_path):
     context = train_task(planned, tmp_path, "segmentation", fold="all")
     run = context.results.task("axial", "segmentation", "all")
