@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = {
     "odiff_verify_dataset": "odiff.experiment_planning.verify_command",
     "odiff_plan_and_preprocess": "odiff.experiment_planning.command",
@@ -57,6 +58,11 @@ def test_python_blocks_import_what_is_there(number):
     exec(compile(tree, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(((?!http)[^)#]+)", README))
+@pytest.mark.parametrize("target", re.findall(r"\]\(((?!http)[^)]+)", README))
 def test_links_lead_somewhere(target):
-    assert (Path(__file__).parent.parent / target).exists()
+    path, _, section = target.partition("#")
+    page = ROOT / path
+    assert page.exists()
+    if section:
+        headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert section in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
